@@ -1,0 +1,163 @@
+"""Configuration of a detector: frozen, strict, with units in the field docs, and its YAML reading and writing."""
+
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pd_edge.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class GridConfig(Config):
+    """The detection volume and its division into pillars, in the LiDAR frame (x forward, y left, z up).
+
+    The cell of a point is ``floor(x * scale + x_offset)``, one float32 multiplication and one float32 addition, in
+    every runtime; see :mod:`pd_edge.pillars`.
+    """
+
+    x_min: float = Field(0.0, description="Near edge [m].")
+    x_max: float = Field(69.12, description="Far edge [m], exclusive.")
+    y_min: float = Field(-39.68, description="Right edge [m].")
+    y_max: float = Field(39.68, description="Left edge [m], exclusive.")
+    z_min: float = Field(-3.0, description="Lowest height [m].")
+    z_max: float = Field(1.0, description="Greatest height [m], exclusive.")
+    cell: float = Field(0.16, gt=0, description="Side of a pillar [m].")
+
+    @model_validator(mode="after")
+    def _whole_cells(self) -> "GridConfig":
+        for axis, low, high in (("x", self.x_min, self.x_max), ("y", self.y_min, self.y_max)):
+            cells = (high - low) / self.cell
+            if cells < 1 or abs(cells - round(cells)) > 1e-6:
+                raise ValueError(
+                    f"{axis} range {low} .. {high} m is {cells:g} cells of {self.cell} m; "
+                    "make it a whole, positive number of cells"
+                )
+        if self.z_max <= self.z_min:
+            raise ValueError(f"z_max {self.z_max} m must be above z_min {self.z_min} m")
+        return self
+
+    @property
+    def nx(self) -> int:
+        """Number of cells along x (canvas width)."""
+        return round((self.x_max - self.x_min) / self.cell)
+
+    @property
+    def ny(self) -> int:
+        """Number of cells along y (canvas height)."""
+        return round((self.y_max - self.y_min) / self.cell)
+
+    @property
+    def scale(self) -> np.float32:
+        """Cells per metre."""
+        return np.float32(1.0 / self.cell)
+
+    @property
+    def x_offset(self) -> np.float32:
+        """Cells from x = 0 back to the near edge."""
+        return np.float32(-self.x_min / self.cell)
+
+    @property
+    def y_offset(self) -> np.float32:
+        """Cells from y = 0 back to the right edge."""
+        return np.float32(-self.y_min / self.cell)
+
+
+class ClassConfig(Config):
+    """One object class and its anchor."""
+
+    name: str = Field(min_length=1, description="Class name as labels write it.")
+    anchor_size: tuple[float, float, float] = Field(description="Anchor length, width, height [m].")
+    anchor_z: float = Field(description="Height of the anchor's geometric centre in the LiDAR frame [m].")
+
+
+# Source: PointDistiller's PointPillars configuration; the configs there give the anchors' bottom (-1.78, -0.6, -0.6 m),
+# the centres here are half the anchor's height above it.
+KITTI_CLASSES = (
+    ClassConfig(name="Car", anchor_size=(3.9, 1.6, 1.56), anchor_z=-1.0),
+    ClassConfig(name="Pedestrian", anchor_size=(0.8, 0.6, 1.73), anchor_z=0.265),
+    ClassConfig(name="Cyclist", anchor_size=(1.76, 0.6, 1.73), anchor_z=0.265),
+)
+
+
+class ModelConfig(Config):
+    """A PointPillars network: its grid, classes and channel counts."""
+
+    grid: GridConfig = GridConfig()
+    classes: tuple[ClassConfig, ...] = Field(KITTI_CLASSES, min_length=1, description="Classes, in label order.")
+    pillar_channels: int = Field(gt=0, description="Channels of the pillar feature net and of the canvas.")
+    backbone_channels: tuple[int, int, int] = Field(description="Channels of the three backbone stages.")
+    backbone_layers: tuple[int, int, int] = Field((3, 5, 5), description="Layers after each stage's stride-2 one.")
+    neck_channels: int = Field(gt=0, description="Channels of each of the three upsampled maps.")
+    direction_offset: float = Field(
+        math.pi / 4, description="Yaw at which the two direction bins meet [rad]; bin 0 is the half circle after it."
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "ModelConfig":
+        for axis, cells in (("x", self.grid.nx), ("y", self.grid.ny)):
+            if cells % 8:
+                raise ValueError(f"{cells} cells along {axis} cannot be halved three times; use a multiple of 8")
+        return self
+
+
+class DecodeConfig(Config):
+    """From head outputs to detections."""
+
+    score_threshold: float = Field(0.1, ge=0, le=1, description="Boxes scoring less are left out.")
+    top_k: int = Field(100, gt=0, description="Best anchors kept per class before non-maximum suppression.")
+    nms_iou: float = Field(0.01, ge=0, le=1, description="Rotated BEV IoU above which the weaker box is suppressed.")
+    max_boxes: int = Field(50, gt=0, description="Most detections in one frame.")
+
+
+class DetectorConfig(Config):
+    """Everything the runtime has to know about a trained detector, apart from its weights."""
+
+    model: ModelConfig
+    decode: DecodeConfig = DecodeConfig()
+
+
+def load_config(path: Path, kind: type[ConfigT]) -> ConfigT:
+    """Reads a YAML file as a configuration of the given kind.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or has an unknown, missing or wrong key (all are named).
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return parse_config(data, kind, str(path))
+
+
+def parse_config(data: Any, kind: type[ConfigT], source: str) -> ConfigT:
+    """Checks plain data against a configuration kind; ``source`` names the data in the error.
+
+    Raises:
+        ConfigError: A key is unknown, missing or wrong.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
+        )
+        raise ConfigError(f"{source}: {problems}") from error
+
+
+def dump_config(config: Config, path: Path) -> None:
+    """Writes a configuration, with every default resolved, as YAML."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""C++ twins of the numpy references (built by setup.py)."""

@@ -1,0 +1,80 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pd_edge.config import DetectorConfig, GridConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from pd_edge.bundle import Bundle
+    from pd_edge.training.model import PointPillars
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def kitti_root() -> Path:
+    """Real KITTI frames: ``PD_EDGE_KITTI``, else ``shared/kitti`` beside the checkout; skips where there are none."""
+    root = Path(os.environ.get("PD_EDGE_KITTI", REPOSITORY.parent / "shared" / "kitti"))
+    if not root.is_dir():
+        pytest.skip(f"no real KITTI frames at {root}; set PD_EDGE_KITTI to a folder with object/ and raw/")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_cloud() -> npt.NDArray[np.float32]:
+    """3,000 points, three quarters of them in the grid of ``tiny_model``: (N, 4) float32, intensity 0..1."""
+    rng = np.random.default_rng(1)
+    low, high = (-2.0, -6.0, -2.5, 0.0), (20.48, 6.0, 0.9, 1.0)
+    return rng.uniform(low, high, (3000, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_cloud: npt.NDArray[np.float32]) -> "PointPillars":
+    """A small network of random weights and batch norms, whose heads give 200 candidates for ``tiny_cloud``."""
+    torch = pytest.importorskip("torch", reason="needs the train extra")
+    from pd_edge.pillars import pillarize
+    from pd_edge.training.model import PillarBatch, PointPillars
+
+    grid = GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12)
+    torch.manual_seed(0)
+    model = PointPillars(
+        ModelConfig(
+            grid=grid, pillar_channels=8, backbone_channels=(8, 16, 32), backbone_layers=(1, 1, 1), neck_channels=8
+        )
+    ).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.1)
+        model.head.weight.normal_(0, 0.1)
+        pillars = pillarize(tiny_cloud, grid)
+        features, pillar, cells = (torch.from_numpy(each) for each in pillars[:3])
+        logits = model(PillarBatch(features, pillar.long(), cells.long(), 1)).logits
+        threshold = np.log(0.1 / 0.9)
+        model.head.state_dict()["bias"][: logits.shape[1]] += (
+            threshold - logits.flatten().kthvalue(logits.numel() - 200).values
+        )
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_model: "PointPillars", tmp_path_factory: pytest.TempPathFactory) -> "Bundle":
+    """``tiny_model`` as a model folder of full precision; copy it before changing a file."""
+    pytest.importorskip("onnx", reason="needs the train extra")
+    from pd_edge.engines.onnx_export import export_bundle
+
+    return export_bundle(
+        tiny_model,
+        DetectorConfig(model=tiny_model.config),
+        tmp_path_factory.mktemp("models") / "tiny",
+        results={"ap": 12.5},
+    )

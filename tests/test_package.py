@@ -1,0 +1,63 @@
+"""The package as a user gets it: light imports, a wheel that holds every sub-package."""
+
+import pkgutil
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pd_edge
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "openvino", "onnx", "onnxruntime", "matplotlib", "open3d", "rich", "typer", "pydantic")
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_import_is_light() -> None:
+    assert not modules_after("import pd_edge").intersection(HEAVY)
+
+
+def test_unknown_attribute_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        getattr(pd_edge, "nothing")  # noqa: B009 - the point is the lookup
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_subpackage(tmp_path: Path) -> None:
+    """Builds the wheel, installs it alone into an empty environment, imports every sub-package from there."""
+    source = tmp_path / "source"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, target, follow_symlinks=False)
+    pip = [sys.executable, "-m", "pip"]
+    build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path / "dist"), str(source)]
+    subprocess.run(build, check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    top_level = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"pd_edge"}
+
+    venv.create(tmp_path / "empty", with_pip=False, symlinks=True)
+    python = tmp_path / "empty" / "bin" / "python"
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", site, str(wheel)], check=True)
+    packages = ["pd_edge", *(m.name for m in pkgutil.walk_packages(pd_edge.__path__, "pd_edge.") if m.ispkg)]
+    assert {"pd_edge.training", "pd_edge.engines", "pd_edge.native"} <= set(packages)
+    # Sub-packages import without any dependency: the environment holds nothing but the wheel.
+    code = f"import importlib; [importlib.import_module(m) for m in {packages!r}]; import pd_edge; print(pd_edge.__file__)"
+    result = subprocess.run([python, "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert str(tmp_path) in result.stdout

@@ -1,0 +1,1 @@
+"""Training, distillation and their data; needs the `train` extra."""
