@@ -1,0 +1,147 @@
+"""KITTI's object layout, and which kind of data set a folder is."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pd_edge.clouds import CheckedCloud
+from pd_edge.errors import DataError
+from pd_edge.files import read_text
+from pd_edge.kitti_calibration import Calibration, crop_to_image, read_object_calibration
+from pd_edge.kitti_frames import CloudFolder, Dataset, Frame, make_frame, named, read_checked, with_image_size
+from pd_edge.kitti_labels import read_labels
+from pd_edge.kitti_raw import RawDrive
+
+_FRAME_ID = re.compile(r"[\w-]+", re.ASCII)
+
+
+def open_dataset(path: Path | str, split: str | Path | None = None) -> Dataset:
+    """Opens a KITTI object folder, a KITTI raw drive, a folder of clouds or a single cloud.
+
+    Args:
+        path: The folder or file.
+        split: Which frames of an object folder; see :class:`ObjectDataset`.
+
+    Raises:
+        DataError: The path is none of these (what was looked for is named), or a split is given for something else
+            than an object folder.
+    """
+    path = Path(path)
+    if _object_folder(path) is not None:
+        return ObjectDataset(path, split)
+    if split is not None:
+        raise DataError(
+            f"{path}: split {str(split)!r} asked for, but it is no KITTI object folder; leave the split out"
+        )
+    if (path / "velodyne_points").is_dir():
+        return RawDrive(path)
+    drives = sorted(drive.parent.name for drive in path.glob("*/velodyne_points")) if path.is_dir() else []
+    if drives:
+        raise DataError(f"{path}: a day of KITTI raw drives; give one drive: {', '.join(drives)}")
+    return CloudFolder(path)
+
+
+class ObjectDataset:
+    """Frames of a KITTI object folder.
+
+    Args:
+        root: The folder that holds ``training``, or ``training`` or ``testing`` itself.
+        split: ``train``, ``val`` or another list in ``ImageSets``, or the path of a list file; all frames when left
+            out.
+        cloud: ``reduced`` takes the points that the left colour camera sees, from ``velodyne_reduced`` where the
+            frame is there, else by cropping the full cloud (the same points, bit for bit); ``full`` takes
+            ``velodyne``; ``auto`` is ``reduced`` where there is a folder ``velodyne_reduced``, else ``full``.
+
+    Raises:
+        DataError: The folder is no KITTI object folder, the split is unknown, or there are no frames. A listed frame
+            whose files are missing raises when it is read.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str | Path | None = None,
+        cloud: Literal["auto", "full", "reduced"] = "auto",
+    ) -> None:
+        folder = _object_folder(Path(root))
+        if folder is None:
+            raise DataError(
+                f"{root}: no KITTI object folder; looked for velodyne and velodyne_reduced in it and in its training"
+            )
+        self.folder = folder
+        reduced = folder / "velodyne_reduced"
+        self.cloud = ("reduced" if reduced.is_dir() else "full") if cloud == "auto" else cloud
+        self.ids = self._all_ids() if split is None else _read_split(folder, split)
+        if not self.ids:
+            raise DataError(f"{folder}: no frames ({self.cloud} clouds) in its velodyne folders")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def frame(self, index: int) -> Frame:
+        """Reads a frame.
+
+        Raises:
+            DataError: A file of the frame is missing or malformed; frame and file are named.
+        """
+        name = self.ids[index]
+        return named(self.folder, name, lambda: self._read(name))
+
+    def __iter__(self) -> Iterator[Frame]:
+        return map(self.frame, range(len(self)))
+
+    def _all_ids(self) -> list[str]:
+        folders = ("velodyne", "velodyne_reduced") if self.cloud == "reduced" else ("velodyne",)
+        return sorted({file.stem for folder in folders for file in (self.folder / folder).glob("*.bin")})
+
+    def _read(self, name: str) -> Frame:
+        calibration = None
+        if (self.folder / "calib").is_dir():
+            calibration = read_object_calibration(self.folder / "calib" / f"{name}.txt")
+        calibration = with_image_size(calibration, self.folder / "image_2" / f"{name}.png")
+        cloud = self._read_cloud(name, calibration)
+        labels = None
+        if (self.folder / "label_2").is_dir():
+            labels = read_labels(self.folder / "label_2" / f"{name}.txt")
+        return make_frame(name, cloud, calibration, labels)
+
+    def _read_cloud(self, name: str, calibration: Calibration | None) -> CheckedCloud:
+        full, reduced = (self.folder / kind / f"{name}.bin" for kind in ("velodyne", "velodyne_reduced"))
+        if self.cloud == "full":
+            return read_checked(full)
+        if reduced.exists() or not full.exists():
+            return read_checked(reduced)
+        cloud = read_checked(full)
+        if calibration is None:
+            raise DataError(f"{full}: no calibration to crop it with; add calib/{name}.txt or take the full clouds")
+        return cloud._replace(points=cloud.points[crop_to_image(cloud.points, calibration)])
+
+
+def _object_folder(root: Path) -> Path | None:
+    """The folder with the clouds of a KITTI object data set; None where there is none."""
+    for folder in (root / "training", root):
+        if (folder / "velodyne").is_dir() or (folder / "velodyne_reduced").is_dir():
+            return folder
+    return None
+
+
+def _read_split(folder: Path, split: str | Path) -> list[str]:
+    file = Path(split)
+    if file.suffix != ".txt":
+        lists = folder.parent / "ImageSets"
+        file = lists / f"{split}.txt"
+        if not file.exists():
+            known = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "no list"
+            raise DataError(f"{file}: no split {str(split)!r}; {lists} has {known}. A path ending in .txt works too")
+    lines = read_text(file, "a list of frames, one a line").split("\n")
+    names = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    for number, name in names:
+        if not _FRAME_ID.fullmatch(name):
+            raise DataError(f"{file}, line {number}: {name[:40]!r} is no frame; expected a name such as 000123")
+    repeated = [name for name, count in Counter(name for _, name in names).items() if count > 1]
+    if repeated or not names:
+        problem = f"frame {repeated[0]} is listed twice" if repeated else "lists no frames"
+        raise DataError(f"{file}: {problem}; expected each frame once, one a line")
+    return [name for _, name in names]
