@@ -1,0 +1,164 @@
+"""The detector: a cloud in, boxes out. The one path for a file, a folder, a bag and a topic."""
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pd_edge.boxes import Detections
+from pd_edge.bundle import Bundle
+from pd_edge.clouds import CheckedCloud, check_points
+from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig
+from pd_edge.decode import Decoder
+from pd_edge.pillars import PillarEncoder, point_cells
+from pd_edge.runtimes import Runtime, open_runtime
+
+_log = logging.getLogger(__name__)
+
+
+class Timing(NamedTuple):
+    """Time one frame took, by stage."""
+
+    pillars: float
+    """Check of the cloud, pillars, feature net and scatter to the canvas [ms]."""
+    network: float
+    """Canvas to heads [ms]."""
+    decode: float
+    """Heads to detections [ms]."""
+
+    @property
+    def total(self) -> float:
+        """All stages [ms]."""
+        return sum(self)
+
+
+class Detector:
+    """A trained detector, ready to run.
+
+    It keeps nothing from one frame to the next but memory to work in, so it is for one thread at a time: make one per
+    thread.
+
+    Args:
+        bundle: The model.
+        runtime: The dense part of that model, opened.
+        intensity_max: The sensor's greatest intensity; recognised per cloud when left out.
+
+    Raises:
+        EngineError: The pillar feature net's weights are damaged.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, intensity_max: float | None = None) -> None:
+        self.name = bundle.name
+        self.config: DetectorConfig = bundle.config
+        self.runtime = runtime
+        self._intensity_max = intensity_max
+        self._encoder = PillarEncoder(self.config.model.grid, bundle.pillar_net, runtime.layout)
+        self._decoder = Decoder(self.config)
+        self._said: set[str] = set()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of ``Detections.labels``."""
+        return tuple(each.name for each in self.config.model.classes)
+
+    def detect(self, points: npt.NDArray[np.floating], source: str = "cloud") -> Detections:
+        """Finds the objects in a cloud.
+
+        Points outside the model's grid play no part. Points with NaN or infinity are left out and intensities in
+        0..255 or 0..65535 are scaled to 0..1, which is logged once. A cloud without points has no detections, which
+        is logged.
+
+        Args:
+            points: (N, 4) float32 or float64: x y z [m] in the LiDAR frame (x forward, y left, z up), intensity.
+            source: Where the cloud comes from, for errors and the log.
+
+        Returns:
+            Boxes (K, 7) in the LiDAR frame, labels and scores, best first.
+
+        Raises:
+            DataError: Wrong type, shape or dtype, no finite point, or intensities that fit no known range.
+            EngineError: The network put out NaN or infinity.
+        """
+        return self.detect_timed(points, source)[0]
+
+    def detect_timed(self, points: npt.NDArray[np.floating], source: str = "cloud") -> tuple[Detections, Timing]:
+        """Finds the objects in a cloud and tells how long each stage took; see :meth:`detect`."""
+        if getattr(points, "shape", None) == (0, 4):
+            _log.warning("%s: no points, so no detections", source)
+            return _no_detections(), Timing(0.0, 0.0, 0.0)
+        start = time.perf_counter()
+        cloud = check_points(points, source, self._intensity_max)
+        canvas = self._encoder.encode(cloud.points)
+        encoded = time.perf_counter()
+        heads = self.runtime.infer(canvas)
+        inferred = time.perf_counter()
+        detections = self._decoder.decode(heads)
+        decoded = time.perf_counter()
+        self._say_notes(cloud, detections, source)
+        stages = (encoded - start, inferred - encoded, decoded - inferred)
+        return detections, Timing(*(1e3 * seconds for seconds in stages))
+
+    def warm_up(self, runs: int = 3) -> None:
+        """Runs the network on an empty canvas, so that the first cloud takes no longer than the next."""
+        canvas = self._encoder.encode(np.empty((0, 4), np.float32))
+        for _ in range(runs):
+            self._decoder.decode(self.runtime.infer(canvas))
+
+    def _say_notes(self, cloud: CheckedCloud, detections: Detections, source: str) -> None:
+        """Logs, once each, what was changed in a cloud and that none of it lies in the grid."""
+        if cloud.removed:
+            self._say("removed", f"{source}: {cloud.removed} points with NaN or infinity left out")
+        if cloud.intensity_scale != 1:
+            self._say(
+                f"scale {cloud.intensity_scale}", f"{source}: intensity 0..{cloud.intensity_scale:g} scaled to 0..1"
+            )
+        grid = self.config.model.grid
+        if not len(detections.boxes) and (point_cells(cloud.points, grid) < 0).all():
+            self._say("outside", f"{source}: none of {len(cloud.points)} points lies in the grid ({_extent(grid)})")
+
+    def _say(self, key: str, message: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            _log.warning("%s (said once)", message)
+
+
+def load(
+    name_or_path: str | Path,
+    runtime: str = "openvino",
+    precision: str = "fp32",
+    threads: int | None = None,
+    *,
+    decode: DecodeConfig | None = None,
+    intensity_max: float | None = None,
+) -> Detector:
+    """Loads a trained detector.
+
+    Args:
+        name_or_path: A shipped model (:func:`pd_edge.bundle.list_models`) or a model folder.
+        runtime: ``openvino``, ``onnxruntime`` or ``torch``.
+        precision: In which the network is computed: ``fp32``, or ``bf16`` (openvino, on a CPU that has it).
+        threads: CPU threads for the network; None leaves the choice to the runtime.
+        decode: Thresholds to use instead of the model's own.
+        intensity_max: The sensor's greatest intensity; recognised per cloud when left out.
+
+    Raises:
+        EngineError: The model or its weights cannot be used, or the runtime does not offer what was asked for.
+        ConfigError: The model's configuration is wrong.
+        MissingExtraError: The runtime is not installed.
+    """
+    bundle = Bundle.load(name_or_path)
+    if decode is not None:
+        bundle = dataclasses.replace(bundle, config=bundle.config.model_copy(update={"decode": decode}))
+    return Detector(bundle, open_runtime(bundle, runtime, precision, threads), intensity_max)
+
+
+def _no_detections() -> Detections:
+    return Detections(np.empty((0, 7), np.float32), np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+def _extent(grid: GridConfig) -> str:
+    return f"x {grid.x_min:g}..{grid.x_max:g}, y {grid.y_min:g}..{grid.y_max:g}, z {grid.z_min:g}..{grid.z_max:g} m"
