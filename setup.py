@@ -4,7 +4,7 @@ Floating-point contraction is off in every extension: the cell of a point and th
 bit-identical to their numpy twins.
 """
 
-from glob import glob
+from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
@@ -18,7 +18,7 @@ setup(
         Pybind11Extension(
             f"pd_edge.native._{name}",
             [f"pd_edge/native/{name}.cpp"],
-            depends=sorted(glob("pd_edge/native/*.hpp")),
+            depends=sorted(map(str, Path("pd_edge/native").glob("*.hpp"))),
             cxx_std=17,
             extra_compile_args=FLAGS,
         )

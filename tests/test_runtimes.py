@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -173,3 +174,30 @@ def test_a_file_that_is_not_a_network_is_refused(tiny_bundle: Bundle, tmp_path: 
     bundle = Bundle.load(folder)
     with pytest.raises(EngineError, match=file):
         open_runtime(bundle, name)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_callers_arithmetic_stays_as_it_was(name: str, tiny_bundle: Bundle) -> None:
+    """Runtimes can make the calling thread flush subnormal numbers to zero, which would change a user's own sums."""
+    runtime = open_runtime(tiny_bundle, name)
+    layout = (0, 1, 2, 3) if runtime.layout == "nchw" else (0, 2, 3, 1)
+    runtime.infer(np.zeros([tiny_bundle.canvas_shape[axis] for axis in layout], np.float32))
+    assert float(np.float32(1e-40) * np.float32(0.5)) > 0
+    assert sys.float_info.min / 2 > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are Linux's")
+def test_openvino_leaves_no_signal_stack_behind(tiny_bundle: Bundle) -> None:
+    code = f"""
+import ctypes
+def stack():
+    state = (ctypes.c_size_t * 3)()
+    ctypes.CDLL(None).sigaltstack(None, state)
+    return list(state)
+import numpy as np
+from pd_edge.detector import load
+before = stack()
+load({str(tiny_bundle.folder)!r}).detect(np.full((9, 4), 0.5, np.float32))
+assert stack() == before, (before, stack())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

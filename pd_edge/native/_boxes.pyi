@@ -1,8 +1,10 @@
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
-_Doubles = npt.NDArray[np.float64]
-_Points = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+_Doubles: TypeAlias = npt.NDArray[np.float64]
+_Points: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 def bev_iou(a: _Doubles, b: _Doubles) -> _Doubles: ...
 def iou_3d(a: _Doubles, b: _Doubles) -> _Doubles: ...

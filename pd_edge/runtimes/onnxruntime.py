@@ -35,7 +35,6 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # see openvino.py
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class of their own

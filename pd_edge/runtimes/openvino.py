@@ -7,6 +7,7 @@ from pd_edge.bundle import CANVAS, DENSE_ONNX, HEADS, Bundle, check_shape
 from pd_edge.decode import Heads
 from pd_edge.errors import EngineError, MissingExtraError
 from pd_edge.pillars import Layout
+from pd_edge.runtimes.signal_stack import kept_signal_stack
 
 try:
     import openvino as ov
@@ -34,23 +35,11 @@ class OpenVinoRuntime:
         Raises:
             EngineError: The CPU lacks the precision, or the ONNX file cannot be read or is of another grid.
         """
-        core = ov.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise EngineError("precision bf16: this CPU has no bfloat16 instructions; use fp32")
+        with kept_signal_stack():
+            compiled = _compile(bundle, precision, threads)
         self.precision = precision
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision],
-            # Values below 1e-38 count as 0: a frame full of them took 24 times as long.
-            "CPU_DENORMALS_OPTIMIZATION": True,
-        }
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
-        try:
-            self._request = core.compile_model(_read_model(core, bundle), "CPU", options).create_infer_request()
-            self._heads = Heads(*(self._request.get_tensor(name).data for name in HEADS))
-        except RuntimeError as error:
-            raise EngineError(f"{bundle.folder / DENSE_ONNX}: OpenVINO cannot use it ({_last_line(error)})") from error
+        self._request = compiled.create_infer_request()
+        self._heads = Heads(*(self._request.get_tensor(name).data for name in HEADS))
         self._canvas: npt.NDArray[np.float32] | None = None
 
     def infer(self, canvas: npt.NDArray[np.float32]) -> Heads:
@@ -60,6 +49,22 @@ class OpenVinoRuntime:
             self._canvas = canvas
         self._request.infer()
         return self._heads
+
+
+def _compile(bundle: Bundle, precision: str, threads: int | None) -> ov.CompiledModel:
+    core = ov.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineError("precision bf16: this CPU has no bfloat16 instructions; use fp32")
+    options: dict[str, str | int] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision],
+    }
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return core.compile_model(_read_model(core, bundle), "CPU", options)
+    except RuntimeError as error:
+        raise EngineError(f"{bundle.folder / DENSE_ONNX}: OpenVINO cannot use it ({_last_line(error)})") from error
 
 
 def _read_model(core: ov.Core, bundle: Bundle) -> ov.Model:
