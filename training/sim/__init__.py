@@ -1,0 +1,1 @@
+"""The simulated LiDAR: shapes, worlds, a sensor, and objects placed where real ones stand."""
