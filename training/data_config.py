@@ -1,0 +1,50 @@
+"""Configuration of the training data: where frames come from, how they are mixed and how they are augmented."""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from pd_edge.config import Config
+
+
+class SourceConfig(Config):
+    """One KITTI object folder to train on and its share of the training samples."""
+
+    root: Path = Field(description="Folder in the KITTI 3D object layout; relative to the working directory.")
+    split: str | None = Field(None, description="Name of a list in ImageSets, or nothing for every frame.")
+    weight: float = Field(1.0, gt=0, description="Share of the samples, relative to the other sources' weights.")
+
+
+class DataConfig(Config):
+    """The frames a detector is trained on."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1, description="Folders to train on, mixed by their weights.")
+    cloud: Literal["full", "reduced"] = Field(
+        "reduced",
+        description="Points to train on: those the left colour camera sees, as KITTI labels only these, or all.",
+    )
+    min_points: int = Field(1, ge=0, description="Boxes with fewer points are no training targets.")
+
+
+class AugmentConfig(Config):
+    """Random changes of a training scene. Zero switches a change off: it is skipped and draws no random numbers."""
+
+    sampled_objects: int = Field(
+        15, ge=0, description="Objects of each class in a scene, filled up from the object bank where there is room."
+    )
+    bank_min_points: int = Field(5, ge=1, description="Objects with fewer points stay out of the object bank.")
+    bank_max_objects: int = Field(4000, ge=1, description="Most objects of one class that the bank takes of a source.")
+    beam_dropout: float = Field(
+        0.1, ge=0, lt=1, description="Greatest share of the laser beams to leave out; a scene draws 0 .. this."
+    )
+    intensity_jitter: float = Field(
+        0.1, ge=0, lt=1, description="Greatest change of the intensity: gain 1 +- this, offset +- half of this."
+    )
+    object_shift: float = Field(0.25, ge=0, description="Standard deviation of an object's own shift in x and y [m].")
+    object_turn: float = Field(0.157, ge=0, le=math.pi, description="Greatest turn of an object on its own [rad].")
+    flip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring the scene in its xz plane.")
+    rotation: float = Field(math.pi / 4, ge=0, le=math.pi, description="Greatest turn of the scene about z [rad].")
+    scaling: float = Field(0.05, ge=0, lt=1, description="Greatest change of the scene's scale about 1.")
+    translation: float = Field(0.0, ge=0, description="Standard deviation of the scene's shift along each axis [m].")

@@ -1,0 +1,337 @@
+"""The training loop. One process, or several under torchrun; stops and goes on without changing the result.
+
+A run folder holds the resolved configuration (``train.yaml``), the versions it ran with (``run.json``), a plain log
+(``train.log``), TensorBoard curves, checkpoints and, in the end, ``model.safetensors`` beside ``config.yaml``.
+
+Under ``torchrun --nproc_per_node=N`` each process takes ``batch_size`` frames per step and gradients are averaged.
+Batch norm uses each process's own frames (no synchronised batch norm); the first process's running statistics are kept.
+"""
+
+import ctypes
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pd_edge.config import DetectorConfig, dump_config
+from pd_edge.errors import ConfigError, TrainingError
+from pd_edge.training.batches import Batch, Scenes, Share, load_batches
+from pd_edge.training.checkpoint import (
+    CONFIG,
+    MODEL,
+    RUN_CONFIG,
+    Checkpoint,
+    checkpoint_folder,
+    list_checkpoints,
+    load_checkpoint,
+    load_weights,
+    optimiser_tensors,
+    restore_optimiser,
+    save_checkpoint,
+    save_tensors,
+)
+from pd_edge.training.config import LossConfig, OptimiserConfig, TrainConfig
+from pd_edge.training.data import training_dataset
+from pd_edge.training.losses import Losses, detection_losses
+from pd_edge.training.model import PointPillars, channels_last
+from pd_edge.training.run_log import RunLog, versions
+
+RESUMABLE = frozenset({"workers", "checkpoint", "log_every"})
+"""Fields that may change when a run goes on: they do not change its result."""
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Numbers of mallopt's parameters in malloc.h."""
+
+
+class Process(NamedTuple):
+    """This process and the device it computes on."""
+
+    share: Share
+    device: torch.device
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    scenes: Scenes | None = None,
+    cache: Path | None = None,
+    stop_after: int | None = None,
+) -> Path:
+    """Trains a detector, or goes on where the run in ``out`` stopped.
+
+    Args:
+        config: The run's configuration.
+        out: Run folder; made where missing.
+        scenes: Training scenes; those of ``config.data`` by default.
+        cache: Folder of the object bank, shared by runs; ``cache`` beside ``out`` by default.
+        stop_after: Stop, with a checkpoint, once this many samples are seen.
+
+    Returns:
+        The run's ``model.safetensors``: averaged weights, where the run keeps an average. With ``stop_after``, the
+        checkpoint's folder.
+
+    Raises:
+        ConfigError: ``out`` holds a run with another configuration, or the configuration does not fit its data.
+        DataError: A frame cannot be read.
+        EngineError: Weights to start from do not fit, or a checkpoint is damaged.
+        TrainingError: The loss or its gradient is no longer finite.
+    """
+    keep_freed_memory()
+    with joined_processes() as process:
+        torch.manual_seed(config.seed)
+        if scenes is None:
+            scenes = _open_scenes(config, cache or out.parent / "cache", process.share)
+        run = Run(config, out, process)
+        per_step = config.batch_size * process.share.size
+        first, end = run.resume() // per_step, math.ceil(min(stop_after or math.inf, config.samples) / per_step)
+        steps = range(first, max(first, end))
+        network = _distributed(run.model, process.share)
+        batches = load_batches(scenes, config, process.share, steps, pin=process.device.type == "cuda")
+        with RunLog(out, config, steps, per_step, active=process.share.rank == 0) as log:
+            for step, batch in zip(steps, batches, strict=True):
+                rate = set_rates(run.optimiser, config.optimiser, step * per_step / config.samples)
+                losses = forward(network, batch.to(process.device), config.loss, amp=config.amp)
+                norm = run.update(losses, step)
+                log.step(step, losses, norm, rate)
+                if run.checkpoint_due(step + 1):
+                    run.save_checkpoint((step + 1) * per_step)
+        if steps.stop * per_step < config.samples:
+            return run.save_checkpoint(steps.stop * per_step)
+        run.save_checkpoint(steps.stop * per_step)
+        return run.save_weights()
+
+
+def forward(network: nn.Module, batch: Batch, config: LossConfig, *, amp: bool) -> Losses:
+    """The network in mixed precision, then its losses in float32."""
+    device = batch.pillars.features.device.type
+    with torch.autocast(device, amp_dtype(device), enabled=amp):
+        heads = network(batch.pillars)
+    return detection_losses(heads, batch.targets, config)
+
+
+def amp_dtype(device: str) -> torch.dtype:
+    """Bfloat16, or float16 on a GPU without it."""
+    return torch.float16 if device == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
+
+
+def one_cycle(config: OptimiserConfig, progress: float) -> tuple[float, float]:
+    """Learning rate and AdamW's beta1 at a share ``progress`` (0..1) of the run; cosine up to the peak and down again.
+
+    Source: Smith & Topin, Super-Convergence (2018), with cosine flanks.
+    """
+    if progress < config.rise:
+        way, low = progress / config.rise, config.start_lr
+    else:
+        way, low = (1 - progress) / (1 - config.rise), config.end_lr
+    height = (1 - math.cos(math.pi * min(max(way, 0.0), 1.0))) / 2
+    return low + (config.peak_lr - low) * height, config.beta1 + (config.beta1_at_peak - config.beta1) * height
+
+
+def set_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig, progress: float) -> float:
+    """Sets the optimiser to its place in the cycle; returns the learning rate."""
+    rate, beta1 = one_cycle(config, progress)
+    for group in optimiser.param_groups:
+        group["lr"], group["betas"] = rate, (beta1, config.beta2)
+    return rate
+
+
+class Run:
+    """What changes while training: model, its average, optimiser, loss scale, and their place on disk."""
+
+    def __init__(self, config: TrainConfig, out: Path, process: Process) -> None:
+        self._config, self._out, self._process = config, out, process
+        self._detector = DetectorConfig(model=config.model)
+        self.model = channels_last(PointPillars(config.model).to(process.device))
+        if config.init is not None:
+            load_weights(self.model, config.init)
+        recipe = config.optimiser
+        betas = (recipe.beta1, recipe.beta2)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), recipe.start_lr, betas, weight_decay=recipe.weight_decay, fused=True
+        )
+        self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        half = config.amp and amp_dtype(process.device.type) == torch.float16
+        self._scaler = torch.GradScaler(process.device.type, enabled=half)
+        self._saved_at = time.monotonic()
+
+    def resume(self) -> int:
+        """Takes up the newest checkpoint, if there is one; returns the samples seen.
+
+        Raises:
+            ConfigError: It is from another configuration, or from another number of processes that does not fit.
+        """
+        checkpoints = list_checkpoints(self._out)
+        if not checkpoints:
+            if self._process.share.rank == 0:
+                self._out.mkdir(parents=True, exist_ok=True)
+                dump_config(self._config, self._out / RUN_CONFIG)
+                dump_config(self._detector, self._out / CONFIG)
+                (self._out / "run.json").write_text(json.dumps(versions(), indent=1), encoding="utf-8")
+            return 0
+        checkpoint = load_checkpoint(checkpoints[-1])
+        self._check_same_run(checkpoint, checkpoints[-1])
+        self.model.load_state_dict(checkpoint.model)
+        restore_optimiser(self.model, self.optimiser, checkpoint.optimiser)
+        self._scaler.load_state_dict(checkpoint.state["scaler"])
+        if self._average is not None and checkpoint.average is not None:
+            self._average.load(checkpoint.average, checkpoint.state["average_updates"])
+        return int(checkpoint.state["samples"])
+
+    def _check_same_run(self, checkpoint: Checkpoint, folder: Path) -> None:
+        before, now = checkpoint.state["config"], self._config.model_dump(mode="json")
+        changed = [name for name in now if name not in RESUMABLE and now[name] != before.get(name)]
+        if changed:
+            raise ConfigError(
+                f"{folder}: the run began with another {', '.join(changed)}; "
+                "give its own configuration ({RUN_CONFIG} in the run folder) or another output folder"
+            )
+        per_step = self._config.batch_size * self._process.share.size
+        if checkpoint.state["samples"] % per_step:
+            raise ConfigError(
+                f"{folder}: {checkpoint.state['samples']} samples seen are no whole number of steps of {per_step}; "
+                f"go on with the {checkpoint.state['processes']} processes the run had"
+            )
+
+    def update(self, losses: Losses, step: int) -> float:
+        """One optimiser step; returns the gradient's norm before clipping.
+
+        Raises:
+            TrainingError: The loss or the gradient is not finite; weights are untouched.
+        """
+        self._check_finite(losses.total, step, losses)
+        self.optimiser.zero_grad()
+        self._scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self.optimiser)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.optimiser.clip_norm)
+        if not self._scaler.is_enabled():  # a float16 loss scale overflows now and then, and skips that step itself
+            self._check_finite(norm, step, losses)
+        self._scaler.step(self.optimiser)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update(self.model)
+        return norm.item()
+
+    def _check_finite(self, value: Tensor, step: int, losses: Losses) -> None:
+        if math.isfinite(value.item()):
+            return
+        parts = ", ".join(f"{name} {part.item():g}" for name, part in losses._asdict().items())
+        kept = list_checkpoints(self._out)[-1:]
+        advice = f"the checkpoint {kept[0]} is kept" if kept else "there is no checkpoint yet"
+        culprit = "loss" if value is losses.total else "gradient"
+        raise TrainingError(
+            f"step {step}: the {culprit} is not finite ({parts}); {advice}; "
+            "lower optimiser.peak_lr or clip_norm, or set amp to false"
+        )
+
+    def checkpoint_due(self, steps_done: int) -> bool:
+        """Whether it is time to save."""
+        when = self._config.checkpoint
+        return steps_done % when.every_steps == 0 or time.monotonic() - self._saved_at > 60 * when.every_minutes
+
+    def save_checkpoint(self, samples: int) -> Path:
+        """Saves the state after a number of samples (first process only); returns the checkpoint's folder."""
+        self._saved_at = time.monotonic()
+        if self._process.share.rank == 0:
+            average = self._average
+            state = {
+                "samples": samples,
+                "processes": self._process.share.size,
+                "average_updates": average.updates if average else 0,
+                "scaler": self._scaler.state_dict(),
+                "config": self._config.model_dump(mode="json"),
+            }
+            tensors = optimiser_tensors(self.model, self.optimiser)
+            checkpoint = Checkpoint(self.model.state_dict(), average.weights if average else None, tensors, state)
+            save_checkpoint(self._out, checkpoint, self._detector, self._config.checkpoint.keep)
+        return checkpoint_folder(self._out, samples)
+
+    def save_weights(self) -> Path:
+        """Writes the run's result, ``model.safetensors``: the averaged weights, where there is an average."""
+        path = self._out / MODEL
+        if self._process.share.rank == 0:
+            save_tensors(self._average.weights if self._average else self.model.state_dict(), path)
+        return path
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights and batch norm statistics.
+
+    The decay rises with the updates, (1 + n) / (10 + n) up to the given one, so that the initial weights are soon
+    forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.updates = 0
+        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards the model's weights; counters are copied."""
+        decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                self.weights[name].lerp_(tensor, 1 - decay)
+            else:
+                self.weights[name].copy_(tensor)
+
+    def load(self, weights: dict[str, Tensor], updates: int) -> None:
+        """Puts back a saved average."""
+        self.updates = updates
+        for name, tensor in weights.items():
+            self.weights[name].copy_(tensor)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc not to hand large freed blocks back to the system.
+
+    Every step allocates the same large maps; taking them from the system anew costs a tenth (teacher) to a quarter of a
+    step (16x) on the CPU in page faults. Elsewhere than on glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextmanager
+def joined_processes() -> Iterator[Process]:
+    """Joins the processes torchrun started (nccl on GPUs, gloo on CPUs); a process on its own needs nothing."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if not torch.distributed.is_torchelastic_launched():
+        yield Process(Share(), device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Process(Share(torch.distributed.get_rank(), torch.distributed.get_world_size()), device)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _distributed(model: PointPillars, share: Share) -> nn.Module:
+    return DistributedDataParallel(model) if share.size > 1 else model
+
+
+def _open_scenes(config: TrainConfig, cache: Path, share: Share) -> Scenes:
+    """The configured scenes; the first process builds the object bank, the others then find it."""
+    if share.rank > 0:
+        torch.distributed.barrier()
+    scenes = training_dataset(config.data, config.model, config.augment, config.seed, cache)
+    if share.rank == 0 and share.size > 1:
+        torch.distributed.barrier()
+    return scenes
