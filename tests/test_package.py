@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pd_edge
+from pd_edge.bundle import shipped_models
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "openvino", "onnx", "onnxruntime", "matplotlib", "open3d", "rich", "typer", "pydantic")
@@ -28,6 +29,11 @@ def test_import_is_light() -> None:
 def test_unknown_attribute_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         getattr(pd_edge, "nothing")  # noqa: B009 - the point is the lookup
+
+
+def output(python: Path, code: str) -> str:
+    """What a statement prints in another interpreter."""
+    return subprocess.run([python, "-I", "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.mark.slow
@@ -48,16 +54,15 @@ def test_wheel_holds_every_subpackage(tmp_path: Path) -> None:
 
     venv.create(tmp_path / "empty", with_pip=False, symlinks=True)
     python = tmp_path / "empty" / "bin" / "python"
-    site = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", site, str(wheel)], check=True)
+    site = Path(output(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    # The dependencies come from here, as plain path entries: a checkout installed for development stays out of sight.
+    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
     packages = ["pd_edge", *(m.name for m in pkgutil.walk_packages(pd_edge.__path__, "pd_edge.") if m.ispkg)]
     assert {"pd_edge.training", "pd_edge.engines", "pd_edge.native"} <= set(packages)
-    # Sub-packages import without any dependency: the environment holds nothing but the wheel.
-    code = f"import importlib; [importlib.import_module(m) for m in {packages!r}]; import pd_edge; print(pd_edge.__file__)"
-    result = subprocess.run([python, "-I", "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
-    assert str(tmp_path) in result.stdout
+    code = (
+        f"import importlib, pd_edge; [importlib.import_module(name) for name in {packages!r}]; print(pd_edge.__file__)"
+    )
+    assert output(python, code).startswith(str(site))
+    # What is shipped beside the code came along.
+    assert output(python, "import pd_edge.bundle; print(*pd_edge.bundle.shipped_models())").split() == shipped_models()

@@ -1,0 +1,77 @@
+"""``pd-edge bench``: runtimes side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Threads
+
+if TYPE_CHECKING:
+    from pd_edge.bench import Cloud
+
+STANDARD = "openvino:fp32,openvino:bf16,onnxruntime:fp32,torch:fp32"
+
+
+def bench(
+    *,
+    model: Annotated[
+        list[str] | None, typer.Option(help=f"Shipped model or model folder; may be repeated. [{DEFAULT_MODEL}]")
+    ] = None,
+    runtimes: Annotated[str, typer.Option(help="Runtimes with their precision, separated by commas.")] = STANDARD,
+    frames: Annotated[
+        Path | None, typer.Option(help="Clouds or data set to run on; an artificial cloud if left out.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Frames to time in each case.")] = 100,
+    threads: Threads = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure latency, memory and load time, side by side.
+
+    Each case runs in a process of its own.
+
+    JSON: [{case: {model, runtime, precision, threads}, load_ms, peak_mib, stages_ms: {stage: {min, p50, p95, p99}},
+    frames, points, detections}], or {case, skipped: reason} for what cannot run on this machine.
+
+    \b
+    Examples:
+      pd-edge bench
+      pd-edge bench --model pointpillars-4x --model pointpillars-16x --runtimes openvino:fp32
+      pd-edge bench --frames kitti/object --runs 200 --json bench.json
+    """
+    from pd_edge.bench import Case
+    from pd_edge.bench import bench as measure
+    from pd_edge.commands.shared import present
+    from pd_edge.report import bench_json, bench_table
+    from pd_edge.terminal import counting
+
+    pairs = [each.strip().partition(":") for each in runtimes.split(",")]
+    cases = [
+        Case(name, runtime, precision or "fp32", threads)
+        for name in model or [DEFAULT_MODEL]
+        for runtime, _, precision in pairs
+    ]
+    clouds = _clouds(cases[0].model, frames, runs)
+    with counting("cases") as advance:
+        advance(0, len(cases))
+        started: list[Case] = []
+
+        def begin(case: Case) -> None:
+            advance(len(started), len(cases))
+            started.append(case)
+
+        results = measure(cases, clouds, runs, progress=begin)
+    present([bench_table(results)], bench_json(results), json_file)
+
+
+def _clouds(model: str, frames: Path | None, most: int) -> "list[Cloud]":
+    """Clouds to run on, cut to the camera's view where that is known."""
+    from pd_edge.batch import points_to_use
+    from pd_edge.bench import synthetic_cloud
+    from pd_edge.bundle import Bundle
+    from pd_edge.kitti import open_dataset
+
+    if frames is None:
+        return [synthetic_cloud(20_000, Bundle.load(model).config.model.grid)]
+    dataset = open_dataset(frames)
+    return [points_to_use(dataset.frame(index))[0] for index in range(min(most, len(dataset)))]

@@ -1,0 +1,89 @@
+"""``pd-edge detect``: clouds in, boxes out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Model, Precision, Runtime, Score, Split, Threads
+
+FEW = 3
+"""Up to so many frames, the detections themselves are printed."""
+
+
+def detect(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Clouds (.bin .npy .pcd .ply), folders of them, KITTI object folders or raw drives."),
+    ],
+    *,
+    model: Model = DEFAULT_MODEL,
+    runtime: Runtime = "openvino",
+    precision: Precision = "fp32",
+    threads: Threads = None,
+    score: Score = None,
+    split: Split = None,
+    crop: Annotated[
+        bool | None,
+        typer.Option(
+            "--crop/--no-crop",
+            help="Use only points that the left colour camera sees; by default where there are labels.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for KITTI label files, detections.json, pictures and the report.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Bird's-eye pictures to draw into OUT.")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Detect objects in point clouds.
+
+    Prints latency by stage and, where the input has labels, KITTI's average precision in the camera's field of view.
+    Without calibration there are no KITTI labels to write: detections.json has the boxes in the LiDAR frame.
+
+    A frame that cannot be used is passed over and counted; the exit code is 1 only where no frame could be used.
+
+    \b
+    Examples:
+      pd-edge detect scan.pcd
+      pd-edge detect kitti/object --split val --out found --pictures 4
+      pd-edge detect 2011_09_26/2011_09_26_drive_0005_sync --json - | jq .latency_ms
+    """
+    from pd_edge.batch import JoinedDataset, detect_batch
+    from pd_edge.commands.shared import load_detector, present, tell_failures, tell_outputs
+    from pd_edge.drive_report import notes_on, result_tables, write_drive_report
+    from pd_edge.pictures import check_drawable
+    from pd_edge.report import batch_json, detections_table
+    from pd_edge.terminal import counting, say
+
+    if pictures and out is None:
+        raise typer.BadParameter("pictures need a folder: add --out DIR", param_hint="--pictures")
+    if pictures:
+        check_drawable()
+    dataset = JoinedDataset(inputs, split)
+    detector = load_detector(model, runtime, precision, threads, score)
+    with counting("frames") as advance:
+        result = detect_batch(detector, dataset, crop=crop, advance=advance)
+    evaluation = result.evaluation()
+    outputs = None
+    if out is not None and result.frames:
+        with counting("pictures") as advance:
+            outputs = write_drive_report(
+                out,
+                dataset,
+                result,
+                evaluation,
+                detector.config,
+                title=f"Detections in {', '.join(path.resolve().name for path in inputs)}",
+                pictures=pictures,
+                crop=crop,
+                advance=advance,
+            )
+    few = result.frames if len(result.frames) <= FEW else ()
+    tables = [detections_table(each.detections, result.classes, f"Detections in {each.id}") for each in few]
+    present([*tables, *result_tables(result, evaluation)], batch_json(result, evaluation), json_file)
+    for note in notes_on(result):
+        say(f"note: {note}", stderr=True)
+    if outputs is not None:
+        tell_outputs(outputs, stderr=json_file == Path("-"))
+    tell_failures(result)

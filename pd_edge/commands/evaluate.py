@@ -1,0 +1,105 @@
+"""``pd-edge eval``: KITTI's average precision."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Model, Precision, Runtime, Split, Threads
+
+if TYPE_CHECKING:
+    from pd_edge.detector import Detector
+    from pd_edge.evaluate import Evaluation
+    from pd_edge.kitti import Dataset
+
+
+def evaluate(
+    dataset: Annotated[
+        Path | None, typer.Argument(help="KITTI object folder or raw drive with labels, to detect in.")
+    ] = None,
+    *,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Instead of DATASET: folder of KITTI label files with scores.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Ground truth of the predictions: folder of KITTI labels.")
+    ] = None,
+    split: Split = None,
+    model: Model = DEFAULT_MODEL,
+    runtime: Runtime = "openvino",
+    precision: Precision = "fp32",
+    threads: Threads = None,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Evaluations of frames drawn with replacement, for a 95 % interval.")
+    ] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Compute KITTI's average precision of a model or of files.
+
+    Either detects in the frames of DATASET, cut to the camera's field of view as KITTI's labels are, or compares
+    folders of label files; there, --split names a file that lists the frames, and without it every label file needs a
+    prediction file (an empty one where nothing was found). Every frame counts: one that cannot be read is an error.
+
+    JSON: {frames, results: [{class_name, metric, difficulty, recall, ap, objects, ceiling, interval}]}, in percent;
+    metric is 2d, bev, 3d, or aos, aos_bev, aos_3d for the orientation of the same matches.
+
+    \b
+    Examples:
+      pd-edge eval kitti/object --split val --model pointpillars-4x --bootstrap 1000
+      pd-edge eval --predictions found/labels --labels kitti/object/training/label_2 --split val.txt
+    """
+    if (dataset is None) == (predictions is None) or (predictions is None) != (labels is None):
+        raise typer.BadParameter("give DATASET, or both --predictions and --labels")
+    from pd_edge.commands.shared import load_detector, present
+    from pd_edge.evaluate import bootstrap as draw
+    from pd_edge.kitti import open_dataset
+    from pd_edge.report import IN_VIEW_NOTE, ap_json, ap_table
+    from pd_edge.terminal import busy
+
+    if dataset is not None:
+        frames = open_dataset(dataset, split)
+        detector = load_detector(model, runtime, precision, threads, None)
+        evaluation, notes = _evaluate_model(detector, frames), [IN_VIEW_NOTE]
+    elif predictions is not None and labels is not None:
+        evaluation, notes = _evaluate_files(predictions, labels, split), []
+    with busy("bootstrap"):
+        intervals = draw(evaluation, bootstrap) if bootstrap else None
+    tables = [ap_table(evaluation, "r40", intervals), ap_table(evaluation, "r11", intervals)]
+    tables[-1] = tables[-1]._replace(notes=[*tables[-1].notes, *notes])
+    present(tables, ap_json(evaluation, intervals), json_file)
+
+
+def _evaluate_model(detector: "Detector", frames: "Dataset") -> "Evaluation":
+    from pd_edge.batch import detect_batch
+    from pd_edge.errors import DataError
+    from pd_edge.evaluate import MIN_OVERLAP
+    from pd_edge.terminal import counting
+
+    with counting("frames") as advance:
+        result = detect_batch(detector, frames, advance=advance)
+    if result.failures:
+        raise DataError(f"{len(result.failures)} of {len(frames)} frames failed: {result.failures[0].error}")
+    if len(result.evaluated()) < len(frames):
+        missing = {frame.id for frame in result.frames} - {frame.id for frame in result.evaluated()}
+        raise DataError(f"frame {min(missing)} has no labels or no calibration; AP needs both for every frame")
+    evaluation = result.evaluation()
+    if evaluation is None:
+        raise DataError(f"{detector.name} knows {', '.join(result.classes)}; KITTI evaluates {', '.join(MIN_OVERLAP)}")
+    return evaluation
+
+
+def _evaluate_files(predictions: Path, labels: Path, split: str | None) -> "Evaluation":
+    from pd_edge.batch import label_frames
+    from pd_edge.evaluate import evaluate as compare
+    from pd_edge.kitti import read_labels
+    from pd_edge.terminal import busy, counting
+
+    names = label_frames(predictions, labels, split)
+    truth, found = [], []
+    with counting("label files") as advance:
+        for done, name in enumerate(names, 1):
+            truth.append(read_labels(labels / f"{name}.txt"))
+            found.append(read_labels(predictions / f"{name}.txt"))
+            advance(done, len(names))
+    with busy("comparing"):
+        return compare(truth, found)

@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_MODEL = "pointpillars-4x"
+
+Model = Annotated[str, typer.Option(help="A shipped model (see `pd-edge models`) or a model folder.")]
+Runtime = Annotated[str, typer.Option(help="openvino, onnxruntime or torch.")]
+Precision = Annotated[str, typer.Option(help="Arithmetic of the network: fp32, or bf16 (openvino, CPUs that have it).")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of the network; the runtime's choice if left out.")
+]
+Split = Annotated[
+    str | None, typer.Option(help="Frames of a KITTI object folder: train, val, or a list file ending in .txt.")
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - prints only that.")]
+Score = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Least score of a detection; the model's own if left out.")
+]

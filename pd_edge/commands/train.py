@@ -1,0 +1,46 @@
+"""``pd-edge train``: a run from a configuration file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="Training configuration, YAML.")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest checkpoint.")
+    ] = False,
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="Stop, with a checkpoint, once so many samples were seen.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for the bank of objects, shared by runs; beside OUT if left out.")
+    ] = None,
+) -> None:
+    """Train a detector.
+
+    The run folder gets the resolved configuration, a log, TensorBoard curves, checkpoints and the weights. A run that
+    was stopped, even by force, goes on with --resume and ends with the same weights. `pd-edge bundle` makes a model
+    folder of the run. Needs the extra train.
+
+    \b
+    Examples:
+      pd-edge train training/configs/pointpillars-4x.yaml --out runs/4x
+      pd-edge train training/configs/pointpillars-4x.yaml --out runs/4x --resume
+      torchrun --nproc_per_node=2 -m pd_edge train training/configs/pointpillars-4x.yaml --out runs/4x
+    """
+    from pd_edge.config import load_config
+    from pd_edge.errors import ConfigError
+    from pd_edge.terminal import say
+    from pd_edge.training.checkpoint import list_checkpoints
+    from pd_edge.training.config import TrainConfig
+    from pd_edge.training.loop import train as run
+
+    settings = load_config(config, TrainConfig)
+    if list_checkpoints(out) and not resume:
+        raise ConfigError(f"{out}: holds a run already; add --resume to go on with it, or give another folder")
+    if resume and not list_checkpoints(out):
+        raise ConfigError(f"{out}: no checkpoint to resume from; leave --resume out to start a run")
+    say(f"weights: {run(settings, out, cache=cache, stop_after=stop_after)}")

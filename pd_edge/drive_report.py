@@ -1,0 +1,212 @@
+"""The files a detection run leaves: KITTI labels, JSON, bird's-eye pictures and a report of AP and latency."""
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import pd_edge
+from pd_edge.batch import BatchResult, FrameResult, points_to_use
+from pd_edge.config import DetectorConfig, dump_config
+from pd_edge.evaluate import Evaluation
+from pd_edge.files import write_bytes
+from pd_edge.kitti import DONT_CARE, Dataset, Frame, boxes_to_lidar, write_labels
+from pd_edge.pictures import Extent, Overlay, draw_bird_eye, extent_of
+from pd_edge.report import IN_VIEW_NOTE, ap_table, batch_json, latency_table, write_json
+from pd_edge.tables import Table, markdown_table
+
+PICTURE_SCORE = 0.3
+"""Detections scoring less are left out of pictures (they stay in the files), or they would hide the others."""
+
+
+class Outputs(NamedTuple):
+    """Where a run's files are; a folder or list is empty-handed (None, ()) where there was nothing to write."""
+
+    folder: Path
+    report: Path
+    labels: Path | None
+    pictures: tuple[Path, ...]
+
+
+def write_drive_report(
+    out: Path,
+    dataset: Dataset,
+    result: BatchResult,
+    evaluation: Evaluation | None,
+    config: DetectorConfig,
+    *,
+    title: str,
+    pictures: int = 0,
+    crop: bool | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> Outputs:
+    """Writes everything about a detection run into a folder.
+
+    ``report.md`` and ``report.json`` (:func:`pd_edge.report.batch_json` without its frames), ``detections.json``
+    (classes and frames), ``labels/`` (a KITTI label file for each frame with calibration), ``pictures/`` and
+    ``detector.yaml``, the detector's configuration.
+
+    Args:
+        out: The folder; made if need be.
+        dataset: The frames that were detected in.
+        result: What was found.
+        evaluation: Its average precision, where there are labels.
+        config: The detector's configuration.
+        title: The report's first line.
+        pictures: How many frames to draw: the run is cut into as many parts, and of each the frame with the most
+            confident detections is drawn.
+        crop: As it was given to :func:`pd_edge.batch.detect_batch`.
+        advance: Called with the pictures drawn and the pictures wanted, after each.
+
+    Raises:
+        DataError: A file cannot be written.
+        MissingExtraError: Pictures are wanted, but matplotlib is not installed.
+    """
+    labelled = [frame for frame in result.frames if frame.labels is not None]
+    for frame in labelled:
+        write_labels(out / "labels" / f"{frame.id}.txt", frame.labels or [])
+    drawn = draw_pictures(out / "pictures", dataset, result, config, pictures, crop=crop, advance=advance)
+    data = batch_json(result, evaluation)
+    write_json(out / "detections.json", {"classes": data["classes"], "frames": data.pop("frames")})
+    write_json(out / "report.json", data)
+    text = report_markdown(title, result, evaluation, [path.relative_to(out) for path in drawn])
+    write_bytes(out / "report.md", text.encode())
+    dump_config(config, out / "detector.yaml")
+    return Outputs(out, out / "report.md", out / "labels" if labelled else None, drawn)
+
+
+def report_markdown(
+    title: str, result: BatchResult, evaluation: Evaluation | None, pictures: Sequence[Path] = ()
+) -> str:
+    """The report: what was run, AP, latency, pictures (their paths as they are to stand in it), failures."""
+    parts = [f"# {title}", "", *(f"- {fact}" for fact in _facts(result)), ""]
+    parts += [markdown_table(each) for each in result_tables(result, evaluation)]
+    for picture in pictures:
+        parts += [f"![Frame {picture.stem} from above]({picture.as_posix()})", ""]
+    if result.failures:
+        parts += ["### Frames that failed", "", *(f"- {each.frame}: {each.error}" for each in result.failures), ""]
+    return "\n".join(parts)
+
+
+def result_tables(result: BatchResult, evaluation: Evaluation | None) -> list[Table]:
+    """Average precision, where there are labels, and latency, where there are frames."""
+    tables = []
+    if evaluation is not None:
+        table = ap_table(evaluation)
+        tables.append(table._replace(notes=(*table.notes, IN_VIEW_NOTE)))
+    if result.frames:
+        title = f"Latency of {result.model}, {result.runtime} {result.precision}, {machine()}"
+        tables.append(latency_table(result.timings, title))
+    return tables
+
+
+def notes_on(result: BatchResult) -> list[str]:
+    """What a user has to know beside the figures: frames changed on reading, labels that gave no AP."""
+    notes = []
+    changed = [frame for frame in result.frames if frame.notes]
+    if changed:
+        notes.append(f"{len(changed)} frames changed on reading; {changed[0].id}: {', '.join(changed[0].notes)}")
+    unused = [f for f in result.frames if f.ground_truth is not None and (f.labels is None or not f.in_view)]
+    if unused:
+        reason = "no calibration or image size" if unused[0].labels is None else "not cut to the camera's view"
+        notes.append(f"{len(unused)} labelled frames without AP; {unused[0].id}: {reason}")
+    return notes
+
+
+def _facts(result: BatchResult) -> list[str]:
+    found = sum(len(frame.detections.boxes) for frame in result.frames)
+    points = np.mean([frame.points for frame in result.frames]) if result.frames else 0
+    return [
+        f"model {result.model}, {result.runtime} {result.precision}, pd-edge {pd_edge.__version__}",
+        f"{len(result.frames)} frames, {points:,.0f} points each on average, {found} detections",
+        f"{len(result.failures)} frames failed",
+        *notes_on(result),
+    ]
+
+
+def machine() -> str:
+    """The processor and the number of cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.machine()}, {cores} cores"
+
+
+def draw_pictures(
+    folder: Path,
+    dataset: Dataset,
+    result: BatchResult,
+    config: DetectorConfig,
+    count: int,
+    *,
+    crop: bool | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> tuple[Path, ...]:
+    """Draws frames of a run; see :func:`write_drive_report`."""
+    chosen = choose_frames(result.frames, count)
+    places = {name: index for index, name in enumerate(dataset.ids)}
+    drawn = []
+    for frame in chosen:
+        read = dataset.frame(places[frame.id])
+        drawn.append(draw_frame(folder / f"{frame.id}.png", read, frame, result, config, crop=crop))
+        if advance is not None:
+            advance(len(drawn), len(chosen))
+    return tuple(drawn)
+
+
+def choose_frames(frames: Sequence[FrameResult], count: int) -> list[FrameResult]:
+    """Cuts the frames into ``count`` runs of equal length and takes of each the one whose drawn scores sum highest."""
+    edges = np.linspace(0, len(frames), min(count, len(frames)) + 1).round().astype(int)
+    parts = [frames[low:high] for low, high in pairwise(edges)]
+    return [max(part, key=_drawn_scores) for part in parts]
+
+
+def _drawn_scores(frame: FrameResult) -> float:
+    scores = frame.detections.scores
+    return float(scores[scores >= PICTURE_SCORE].sum())
+
+
+def draw_frame(
+    path: Path,
+    frame: Frame,
+    found: FrameResult,
+    result: BatchResult,
+    config: DetectorConfig,
+    *,
+    crop: bool | None = None,
+) -> Path:
+    """Draws one frame with what was found in it and, where there are labels, what is there."""
+    points, _ = points_to_use(frame, crop=crop)
+    detections = found_overlay(found, result.classes)
+    truth = truth_overlay(frame, result.classes)
+    overlays = [detections] if truth is None else [detections, truth]
+    extent: Extent = extent_of(config.model.grid, overlays)
+    counts = f"{len(points):,} points   {len(detections.boxes)} detections scoring {PICTURE_SCORE:g} or more"
+    if truth is not None:
+        counts += f"   {len(truth.boxes)} labelled objects"
+    return draw_bird_eye(
+        path, points, detections, truth, extent=extent, title=f"Frame {frame.id}   {result.model}", subtitle=counts
+    )
+
+
+def found_overlay(found: FrameResult, classes: Sequence[str]) -> Overlay:
+    """The detections worth drawing, with class and score."""
+    boxes, labels, scores = found.detections
+    keep = np.flatnonzero(scores >= PICTURE_SCORE)
+    return Overlay(boxes[keep], [f"{classes[labels[k]]} {scores[k]:.2f}" for k in keep])
+
+
+def truth_overlay(frame: Frame, classes: Sequence[str]) -> Overlay | None:
+    """The labelled objects; only those of classes that the detector does not know are named."""
+    if frame.labels is None or frame.calibration is None:
+        return None
+    objects = [label for label in frame.labels if label.name != DONT_CARE and label.height >= 0]
+    names = ["" if label.name in classes else label.name for label in objects]
+    return Overlay(boxes_to_lidar(objects, frame.calibration), names)
