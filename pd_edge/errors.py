@@ -26,3 +26,8 @@ class MissingExtraError(PdEdgeError):
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"{module} is not installed; it comes with: pip install 'pd-edge[{extra}]'")
+        self._needed = (module, extra)
+
+    def __reduce__(self) -> tuple[type["MissingExtraError"], tuple[str, str]]:
+        """Survives the way back from another process; one that cannot be unpickled there blocks its pool for ever."""
+        return type(self), self._needed

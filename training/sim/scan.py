@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pd_edge.errors import MissingExtraError
+from pd_edge.errors import EngineError, MissingExtraError
 from pd_edge.training.sim.materials import Material, optics_table
 from pd_edge.training.sim.mesh import Mesh, merge
 from pd_edge.training.sim.sensor import Rays, Sensor, SensorConfig
@@ -126,8 +126,13 @@ class _World:
     def __init__(self, pieces: Sequence[Mesh]) -> None:
         try:
             import open3d  # noqa: PLC0415 - an extra, and slow to import
-        except ImportError as error:
-            raise MissingExtraError("open3d", "train") from error
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "open3d", "train") from error
+        except (ImportError, OSError) as error:
+            raise EngineError(
+                f"open3d cannot be loaded ({error}); it needs system libraries, on Debian and Ubuntu: "
+                "apt-get install libgl1 libgomp1 libusb-1.0-0 libx11-6"
+            ) from error
         mesh = merge(pieces)
         self._owner = np.repeat(np.arange(len(pieces)), [len(piece.triangles) for piece in pieces])
         self._material = mesh.material
