@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard pd_edge/native/*.cpp pd_edge/native/*.hpp)
 # A compiler for the native part; the rest is what `import open3d` loads.
-PACKAGES := g++ python3-dev libgl1 libgomp1 libusb-1.0-0 libx11-6
+PACKAGES := g++ python3-dev libegl1 libgl1 libgomp1 libusb-1.0-0 libx11-6
 KITTI ?=
 OUT ?= demo
 

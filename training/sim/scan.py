@@ -131,7 +131,7 @@ class _World:
         except (ImportError, OSError) as error:
             raise EngineError(
                 f"open3d cannot be loaded ({error}); it needs system libraries, on Debian and Ubuntu: "
-                "apt-get install libgl1 libgomp1 libusb-1.0-0 libx11-6"
+                "apt-get install libegl1 libgl1 libgomp1 libusb-1.0-0 libx11-6"
             ) from error
         mesh = merge(pieces)
         self._owner = np.repeat(np.arange(len(pieces)), [len(piece.triangles) for piece in pieces])
