@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 
 from pd_edge.config import DetectorConfig, GridConfig, ModelConfig
 
 if TYPE_CHECKING:
     from pd_edge.bundle import Bundle
     from pd_edge.training.model import PointPillars
+
+# A busy machine is no failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

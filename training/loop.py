@@ -195,7 +195,7 @@ class Run:
         if changed:
             raise ConfigError(
                 f"{folder}: the run began with another {', '.join(changed)}; "
-                "give its own configuration ({RUN_CONFIG} in the run folder) or another output folder"
+                f"give its own configuration ({RUN_CONFIG} in the run folder) or another output folder"
             )
         per_step = self._config.batch_size * self._process.share.size
         if checkpoint.state["samples"] % per_step:
