@@ -194,7 +194,10 @@ def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> Ten
 
 
 def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Puts back what :func:`optimiser_tensors` gave. Moments get their parameter's memory format."""
+    """Puts back what :func:`optimiser_tensors` gave. Moments get their parameter's memory format.
+
+    The fused optimiser wants all of it, the count of its steps too, on the parameter's device.
+    """
     parameters = dict(model.named_parameters())
     for full_name, value in tensors.items():
         if full_name == RANDOM_STATE:
@@ -203,4 +206,6 @@ def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensor
         name, key = full_name.split("/")
         parameter = parameters[name]
         like = parameter if value.shape == parameter.shape else value
-        optimiser.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        optimiser.state[parameter][key] = torch.empty_like(like, dtype=value.dtype, device=parameter.device).copy_(
+            value
+        )

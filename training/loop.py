@@ -310,6 +310,11 @@ def keep_freed_memory() -> None:
 def joined_processes() -> Iterator[Process]:
     """Joins the processes torchrun started (nccl on GPUs, gloo on CPUs); a process on its own needs nothing."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
+    if 0 < torch.cuda.device_count() <= local:
+        raise TrainingError(
+            f"process {local} has no GPU of its own, there are {torch.cuda.device_count()}; "
+            "start torchrun with --nproc_per_node set to that number"
+        )
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if not torch.distributed.is_torchelastic_launched():
         yield Process(Share(), device)

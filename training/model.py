@@ -64,6 +64,22 @@ class HeadMaps(NamedTuple):
     directions: Tensor
 
 
+class Activations(NamedTuple):
+    """What the detector computes on its way to the heads, for distillation to compare.
+
+    Attributes:
+        pillars: (P, C) float32, output of the pillar feature net, not negative; rows as in ``PillarBatch.cells``.
+        stages: Backbone maps (B, C_s, ny/2**(s+1), nx/2**(s+1)) of stages s = 0, 1, 2, after their ReLU.
+        neck: (B, 3*neck_channels, ny/2, nx/2), the map that the head reads, after its ReLU.
+        heads: The outputs.
+    """
+
+    pillars: Tensor
+    stages: list[Tensor]
+    neck: Tensor
+    heads: HeadMaps
+
+
 def teacher_config() -> ModelConfig:
     """The full-size detector (pointpillars-teacher)."""
     return ModelConfig(pillar_channels=64, backbone_channels=(64, 128, 256), neck_channels=128)
@@ -187,7 +203,14 @@ class PointPillars(nn.Module):
 
     def forward(self, batch: PillarBatch) -> HeadMaps:
         """The head outputs for a batch of pillars."""
-        return self.dense(self.canvas(self.pillar_net(batch), batch))
+        return self.activations(batch).heads
+
+    def activations(self, batch: PillarBatch) -> Activations:
+        """The head outputs for a batch of pillars, and what led to them."""
+        pillars = self.pillar_net(batch)
+        stages = self.backbone(self.canvas(pillars, batch))
+        neck = self.neck(stages)
+        return Activations(pillars, stages, neck, self._split(self.head(neck)))
 
     def canvas(self, encoded: Tensor, batch: PillarBatch) -> Tensor:
         """Places pillar features (P, C) on the canvas (B, C, ny, nx), channels-last in memory, zero elsewhere."""
@@ -201,7 +224,9 @@ class PointPillars(nn.Module):
 
     def dense(self, canvas: Tensor) -> HeadMaps:
         """Canvas (B, C, ny, nx) to head outputs: the part that is exported to the runtimes."""
-        maps = self.head(self.neck(self.backbone(canvas)))
+        return self._split(self.head(self.neck(self.backbone(canvas))))
+
+    def _split(self, maps: Tensor) -> HeadMaps:
         logits, residuals, directions = maps.split(self.head_channels, dim=1)
         return HeadMaps(logits, residuals, directions)
 

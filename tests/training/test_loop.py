@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -141,7 +142,7 @@ def equal_weights(first: Path, second: Path) -> bool:
 
 def test_learns_to_detect(folder: Path, tmp_path: Path) -> None:
     recipe = OptimiserConfig(start_lr=2e-3, peak_lr=1e-2)
-    config = configure(folder, samples=480, batch_size=3, log_every=20, optimiser=recipe, ema_decay=0.9)
+    config = configure(folder, samples=720, batch_size=3, log_every=20, optimiser=recipe, ema_decay=0.9)
     weights = train(config, tmp_path / "run")
     losses = curve(tmp_path / "run")
     assert weights == tmp_path / "run" / "model.safetensors"
@@ -219,7 +220,8 @@ def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(RUN)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*launch, str(tmp_path / "run.py"), str(tmp_path / "config.yaml"), str(tmp_path / "run")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    on_cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=on_cpu)
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert "step 4/4 samples 16" in (tmp_path / "run" / "train.log").read_text()
     assert sorted(curve(tmp_path / "run")) == [1, 2, 3, 4]

@@ -1,0 +1,112 @@
+"""The network and its training on an NVIDIA GPU, held against the CPU."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from pd_edge.config import ModelConfig
+from pd_edge.pillars import pillarize
+from pd_edge.training.batches import Batch, batch_pillars
+from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, load_tensors
+from pd_edge.training.config import KITTI_THRESHOLDS, LossConfig, TrainConfig
+from pd_edge.training.data_config import DataConfig, SourceConfig
+from pd_edge.training.loop import forward, train
+from pd_edge.training.model import PointPillars, channels_last
+from pd_edge.training.scene import Scene
+from pd_edge.training.targets import TargetAssigner, batch_targets
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU that torch can use"),
+]
+
+BOXES = np.array([[8.0, 1.0, -1.0, 3.9, 1.6, 1.56, 0.3], [14.0, -3.0, 0.2, 0.8, 0.6, 1.73, 0.0]], np.float32)
+"""A car and a pedestrian."""
+
+
+@pytest.fixture(autouse=True)
+def _full_float32() -> Iterator[None]:
+    """TF32, the GPU's default for convolutions, has three digits; the CPU has seven."""
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = True
+
+
+class OneScene:
+    """The same scene for every sample."""
+
+    def __init__(self, cloud: npt.NDArray[np.float32], model: ModelConfig) -> None:
+        names = [kind.name for kind in model.classes]
+        labels = np.array([names.index("Car"), names.index("Pedestrian")])
+        self._scene = Scene(cloud, BOXES, labels)
+
+    def scene(self, sample_number: int) -> Scene:
+        return self._scene
+
+
+def one_batch(cloud: npt.NDArray[np.float32], model: ModelConfig) -> Batch:
+    scene = OneScene(cloud, model).scene(0)
+    pillars = [pillarize(scene.points, model.grid)] * 2
+    targets = [TargetAssigner(model, KITTI_THRESHOLDS).assign(scene.boxes, scene.labels)] * 2
+    return Batch(batch_pillars(pillars, model.grid), batch_targets(targets, model))
+
+
+def step(
+    model: PointPillars, batch: Batch, device: str, *, amp: bool
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Losses and gradients of one step on a device, from the same weights."""
+    network = channels_last(copy.deepcopy(model).to(device).train())
+    losses = forward(network, batch.to(torch.device(device)), LossConfig(), amp=amp)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: value.grad.cpu() for name, value in network.named_parameters() if value.grad is not None}
+    return {name: part.item() for name, part in losses._asdict().items()}, gradients
+
+
+def test_heads_are_those_of_the_cpu(tiny_model: PointPillars, tiny_cloud: npt.NDArray[np.float32]) -> None:
+    batch = one_batch(tiny_cloud, tiny_model.config).pillars
+    with torch.no_grad():
+        expected = tiny_model(batch)
+        heads = copy.deepcopy(tiny_model).cuda()(batch.to(torch.device("cuda")))
+    for got, want in zip(heads, expected, strict=True):
+        torch.testing.assert_close(got.cpu(), want, rtol=1e-4, atol=1e-4)
+
+
+def test_loss_and_gradients_are_those_of_the_cpu(tiny_model: PointPillars, tiny_cloud: npt.NDArray[np.float32]) -> None:
+    batch = one_batch(tiny_cloud, tiny_model.config)
+    want_losses, want = step(tiny_model, batch, "cpu", amp=False)
+    got_losses, got = step(tiny_model, batch, "cuda", amp=False)
+    assert got_losses == pytest.approx(want_losses, rel=1e-4)
+    assert got.keys() == want.keys()
+    for name, gradient in want.items():
+        assert (got[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name
+
+
+def test_mixed_precision_is_near_full_precision(tiny_model: PointPillars, tiny_cloud: npt.NDArray[np.float32]) -> None:
+    batch = one_batch(tiny_cloud, tiny_model.config)
+    want_losses, want = step(tiny_model, batch, "cpu", amp=False)
+    got_losses, got = step(tiny_model, batch, "cuda", amp=True)
+    assert got_losses == pytest.approx(want_losses, rel=0.03)
+    first, second = (torch.cat([gradients[name].flatten() for name in sorted(want)]) for gradients in (want, got))
+    assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.99
+
+
+def test_a_run_stops_goes_on_and_leaves_weights_for_any_machine(
+    tiny_model: PointPillars, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    model = tiny_model.config
+    config = TrainConfig(
+        model=model, data=DataConfig(sources=(SourceConfig(root=tmp_path),)), samples=80, batch_size=2, workers=0
+    )
+    scenes = OneScene(tiny_cloud, model)
+    train(config, tmp_path / "run", scenes=scenes, stop_after=40)
+    before = load_checkpoint(list_checkpoints(tmp_path / "run")[-1])
+    weights = train(config, tmp_path / "run", scenes=scenes)
+    after = load_checkpoint(list_checkpoints(tmp_path / "run")[-1])
+    assert (before.state["samples"], after.state["samples"]) == (40, 80)
+    assert all(tensor.device.type == "cpu" for tensor in load_tensors(weights).values())
+    assert torch.cuda.get_device_name() in (tmp_path / "run" / "run.json").read_text()
