@@ -227,7 +227,7 @@ class PointPillars(nn.Module):
         return self._split(self.head(self.neck(self.backbone(canvas))))
 
     def _split(self, maps: Tensor) -> HeadMaps:
-        logits, residuals, directions = maps.split(self.head_channels, dim=1)
+        logits, residuals, directions = torch.split(maps, self.head_channels, dim=1)
         return HeadMaps(logits, residuals, directions)
 
     def fold_pillar_net(self) -> PillarNet:
