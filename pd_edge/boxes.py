@@ -2,8 +2,8 @@
 
 A box is a row ``x y z length width height yaw``: geometric centre and sizes in metres, yaw in radians,
 counter-clockwise about +z with 0 along +x, in the LiDAR frame (x forward, y left, z up). Arrays of boxes may be float32
-or float64; overlaps are computed in float64. The C++ is in ``native/boxes.cpp``; the functions named ``*_reference``
-are its readable twins.
+or float64; overlaps are computed in float64. The C++ is in ``native/boxes.cpp``; its readable twins are in
+:mod:`pd_edge.boxes_reference`.
 """
 
 from typing import NamedTuple, TypeAlias, TypeVar, overload
@@ -210,10 +210,23 @@ def nms_bev(boxes: Floats, scores: Floats, iou_threshold: float) -> npt.NDArray[
         DataError: See :func:`check_boxes`; the scores do not fit the boxes or are not finite; threshold out of range.
     """
     rows = check_boxes(boxes)
-    return _boxes.nms_bev(rows, _ranking(scores, len(rows), iou_threshold), iou_threshold)
+    return _boxes.nms_bev(rows, rank_scores(scores, len(rows), iou_threshold), iou_threshold)
 
 
-def _ranking(scores: Floats, count: int, iou_threshold: float) -> npt.NDArray[np.int64]:
+def rank_scores(scores: Floats, count: int, iou_threshold: float) -> npt.NDArray[np.int64]:
+    """Rows by falling score, equal scores in their order; checks what :func:`nms_bev` is given beside the boxes.
+
+    Args:
+        scores: (N,) finite scores.
+        count: N, the number of boxes.
+        iou_threshold: 0..1.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        DataError: See :func:`nms_bev`.
+    """
     values = _numbers(scores, "scores")
     if values.shape != (count,):
         raise DataError(f"scores has shape {values.shape}; expected ({count},), one score per box")
@@ -236,7 +249,7 @@ def points_in_boxes(points: Floats, boxes: Floats) -> npt.NDArray[np.int32]:
     Raises:
         DataError: See :func:`check_boxes`; or points of wrong shape or not finite.
     """
-    return _boxes.points_in_boxes(_check_points(points), _place(check_boxes(boxes)))
+    return _boxes.points_in_boxes(check_coordinates(points), place_boxes(check_boxes(boxes)))
 
 
 def points_per_box(points: Floats, boxes: Floats) -> npt.NDArray[np.int64]:
@@ -252,10 +265,15 @@ def points_per_box(points: Floats, boxes: Floats) -> npt.NDArray[np.int64]:
     Raises:
         DataError: See :func:`check_boxes`; or points of wrong shape or not finite.
     """
-    return _boxes.points_per_box(_check_points(points), _place(check_boxes(boxes)))
+    return _boxes.points_per_box(check_coordinates(points), place_boxes(check_boxes(boxes)))
 
 
-def _check_points(points: Floats) -> Floats:
+def check_coordinates(points: Floats) -> Floats:
+    """Checks points (N, 3 or more), x y z first, and gives them as a contiguous array of their own dtype.
+
+    Raises:
+        DataError: Wrong dtype or shape, or a coordinate is not finite (or beyond float32).
+    """
     if not isinstance(points, np.ndarray) or points.dtype not in (np.float32, np.float64):
         raise DataError(f"points is {getattr(points, 'dtype', type(points))}; expected a float32 or float64 array")
     if points.ndim != 2 or points.shape[1] < 3:
@@ -264,91 +282,6 @@ def _check_points(points: Floats) -> Floats:
     return points if points.flags.c_contiguous else points.copy()
 
 
-def _place(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Boxes (K, 7) as (K, 8): centre, half sizes, cosine and sine of the yaw, the same numbers for both twins."""
+def place_boxes(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Checked boxes (K, 7) as (K, 8): centre, half sizes, cosine and sine of the yaw; the same for both twins."""
     return np.column_stack([boxes[:, :3], boxes[:, 3:6] / 2, np.cos(boxes[:, 6]), np.sin(boxes[:, 6])])
-
-
-def points_inside_reference(points: Floats, boxes: Floats) -> npt.NDArray[np.bool_]:
-    """(N, K) whether point n lies in box k, in numpy; twin of the C++ behind the two functions above."""
-    offset = _check_points(points)[:, None, :3].astype(np.float64) - check_boxes(boxes)[:, :3]
-    half_length, half_width, half_height, cos, sin = _place(check_boxes(boxes)).T[3:]
-    x, y, z = np.moveaxis(offset, 2, 0)
-    inside: npt.NDArray[np.bool_] = np.abs(x * cos + y * sin) <= half_length
-    inside &= np.abs(y * cos - x * sin) <= half_width
-    inside &= np.abs(z) <= half_height
-    return inside
-
-
-def bev_iou_reference(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
-    """:func:`bev_iou` in numpy, one pair at a time."""
-    shared = _footprint_intersections(a, b)
-    areas_a, areas_b = (np.prod(check_boxes(boxes)[:, 3:5], axis=1) for boxes in (a, b))
-    return _ratio(shared, areas_a, areas_b)
-
-
-def iou_3d_reference(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
-    """:func:`iou_3d` in numpy, one pair at a time."""
-    first, second = check_boxes(a, "a"), check_boxes(b, "b")
-    top = np.minimum.outer(first[:, 2] + first[:, 5] / 2, second[:, 2] + second[:, 5] / 2)
-    bottom = np.maximum.outer(first[:, 2] - first[:, 5] / 2, second[:, 2] - second[:, 5] / 2)
-    shared = _footprint_intersections(first, second) * np.maximum(top - bottom, 0)
-    return _ratio(shared, np.prod(first[:, 3:6], axis=1), np.prod(second[:, 3:6], axis=1))
-
-
-def nms_bev_reference(boxes: Floats, scores: Floats, iou_threshold: float) -> npt.NDArray[np.int64]:
-    """:func:`nms_bev` in numpy, from the full matrix of overlaps."""
-    remaining = _ranking(scores, len(boxes), iou_threshold)
-    overlaps = bev_iou_reference(boxes, boxes)
-    kept = []
-    while len(remaining):
-        best, remaining = remaining[0], remaining[1:]
-        kept.append(best)
-        remaining = remaining[overlaps[best, remaining] <= iou_threshold]
-    return np.array(kept, dtype=np.int64)
-
-
-def _ratio(
-    shared: npt.NDArray[np.float64], a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    shared = np.minimum(shared, np.minimum.outer(a, b))
-    union = np.add.outer(a, b) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
-
-
-def _footprint_intersections(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
-    """(N, M) areas [m^2] shared by footprints."""
-    first, second = bev_corners(a), bev_corners(b)
-    areas = [_area(_intersect(p, q)) for p in first for q in second]
-    return np.array(areas, dtype=np.float64).reshape(len(first), len(second))
-
-
-def _intersect(polygon: npt.NDArray[np.float64], window: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Convex polygon (V, 2) clipped by the edges of a counter-clockwise convex window, one after the other.
-
-    Source: Sutherland and Hodgman, "Reentrant polygon clipping", 1974.
-    """
-    for start, end in zip(window, np.roll(window, -1, axis=0), strict=True):
-        edge = end - start
-        # Positive to the left of the edge, that is inside.
-        side = edge[0] * (polygon[:, 1] - start[1]) - edge[1] * (polygon[:, 0] - start[0])
-        polygon = _keep_left(polygon, side)
-    return polygon
-
-
-def _keep_left(polygon: npt.NDArray[np.float64], side: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    kept = []
-    for p, q, side_p, side_q in zip(polygon, np.roll(polygon, -1, axis=0), side, np.roll(side, -1), strict=True):
-        if side_p >= 0:
-            kept.append(p)
-        if (side_p >= 0) != (side_q >= 0):
-            kept.append(p + (q - p) * (side_p / (side_p - side_q)))
-    return np.array(kept, dtype=np.float64).reshape(-1, 2)
-
-
-def _area(polygon: npt.NDArray[np.float64]) -> float:
-    """Area [m^2] of a polygon (V, 2) by the shoelace formula."""
-    if len(polygon) < 3:
-        return 0.0
-    x, y = (polygon - polygon[0]).T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)

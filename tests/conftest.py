@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from pd_edge.config import DetectorConfig, GridConfig, ModelConfig
+from pd_edge.kitti import Calibration, Label
 
 if TYPE_CHECKING:
     from pd_edge.bundle import Bundle
@@ -29,6 +30,37 @@ def kitti_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real KITTI frames at {root}; set PD_EDGE_KITTI to a folder with object/ and raw/")
     return root
+
+
+@pytest.fixture(scope="session")
+def calibration() -> Calibration:
+    """A camera 0.3 m ahead of the LiDAR and 0.1 m below it, looking along x; a pinhole in the image's middle."""
+    return Calibration(
+        P2=np.array([[700.0, 0, 500, 0], [0, 700, 200, 0], [0, 0, 1, 0]]),
+        R0_rect=np.eye(3),
+        Tr_velo_to_cam=np.array([[0.0, -1, 0, 0], [0, 0, -1, -0.1], [1, 0, 0, -0.3]]),
+        Tr_imu_to_velo=np.array([[1.0, 0, 0, -0.8], [0, 1, 0, 0.3], [0, 0, 1, -0.8]]),
+        image_size=(1000, 400),
+    )
+
+
+@pytest.fixture(scope="session")
+def car() -> Label:
+    """The label of a car 20 m ahead of the camera and 1 m to its right."""
+    return Label("Car", 0.0, 0, -1.5, (10.0, 20.0, 110.0, 80.5), 1.5, 1.6, 4.0, (1.0, 1.7, 20.0), -1.55)
+
+
+@pytest.fixture(scope="session")
+def dont_care() -> Label:
+    """The label of a region of the image that is not evaluated."""
+    return Label("DontCare", -1.0, -1, -10.0, (5.0, 6.0, 7.0, 8.0), -1, -1, -1, (-1000.0, -1000.0, -1000.0), -10.0)
+
+
+@pytest.fixture(scope="session")
+def clouds() -> list[npt.NDArray[np.float32]]:
+    """Ten clouds of 50 points all around the sensor: (50, 4) float32, intensity 0..1; copy one before changing it."""
+    rngs = [np.random.default_rng(seed) for seed in range(10)]
+    return [np.column_stack([rng.uniform(-40, 40, (50, 3)), rng.uniform(0, 1, 50)]).astype(np.float32) for rng in rngs]
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from pd_edge.clouds import check_points, read_cloud, write_cloud
 from pd_edge.errors import DataError, PdEdgeError
 from pd_edge.kitti import (
     DONT_CARE,
-    Calibration,
     Label,
     ObjectDataset,
     RawDrive,
@@ -35,14 +34,9 @@ from pd_edge.kitti import (
 from pd_edge.kitti_calibration import homogeneous, png_size
 from pd_edge.kitti_oxts import OXTS_FIELDS, imu_poses, read_oxts, read_timestamps, write_oxts, write_timestamps
 from pd_edge.kitti_tracklets import tracklet_labels
+from pd_edge.training.sim.camera import camera_calibration
 
-CALIBRATION = Calibration(
-    P2=np.array([[700.0, 0, 600, 0], [0, 700, 200, 0], [0, 0, 1, 0]]),
-    R0_rect=np.eye(3),
-    Tr_velo_to_cam=np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]]),
-    Tr_imu_to_velo=np.eye(3, 4),
-    image_size=(1242, 375),
-)
+CALIBRATION = camera_calibration()
 POINTS = np.array([[10, 1, -1, 0.5], [20, -3, 0.25, 1], [5, 0, 0, 0]], np.float32)
 LABELS = [
     Label("Car", 0.0, 0, -1.5, (10.0, 20.0, 110.0, 80.5), 1.5, 1.6, 4.0, (1.0, 1.7, 20.0), -1.55),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pd_edge import boxes as bx
+from pd_edge.boxes_reference import bev_iou_reference, iou_3d_reference, nms_bev_reference, points_inside_reference
 from pd_edge.errors import DataError
 
 Boxes = npt.NDArray[np.float64]
@@ -58,9 +59,9 @@ def test_overlap_is_between_0_and_1_and_symmetric(a: Boxes, b: Boxes) -> None:
 @UNHURRIED
 def test_overlap_equals_the_numpy_reference(a: Boxes, b: Boxes) -> None:
     sound = np.minimum.outer(a[:, 3:5].min(axis=1), b[:, 3:5].min(axis=1)) > 1e-3
-    np.testing.assert_allclose(bx.bev_iou(a, b)[sound], bx.bev_iou_reference(a, b)[sound], atol=1e-9)
+    np.testing.assert_allclose(bx.bev_iou(a, b)[sound], bev_iou_reference(a, b)[sound], atol=1e-9)
     sound &= np.minimum.outer(a[:, 5], b[:, 5]) > 1e-3
-    np.testing.assert_allclose(bx.iou_3d(a, b)[sound], bx.iou_3d_reference(a, b)[sound], atol=1e-9)
+    np.testing.assert_allclose(bx.iou_3d(a, b)[sound], iou_3d_reference(a, b)[sound], atol=1e-9)
 
 
 @given(st.integers(0, 10_000), st.floats(-80, 80), st.floats(-80, 80), st.floats(-3, 3))
@@ -171,7 +172,7 @@ def test_suppression_equals_the_reference(seed: int, threshold: float) -> None:
     a = random_boxes(seed, 15)
     scores = np.random.default_rng(seed).integers(0, 8, 15) / 8  # many ties
     kept = bx.nms_bev(a, scores, threshold)
-    np.testing.assert_array_equal(kept, bx.nms_bev_reference(a, scores, threshold))
+    np.testing.assert_array_equal(kept, nms_bev_reference(a, scores, threshold))
     assert (np.diff(scores[kept]) <= 0).all()
     among_kept = bx.bev_iou(a[kept], a[kept])
     assert (among_kept[~np.eye(len(kept), dtype=bool)] <= threshold).all()
@@ -192,7 +193,7 @@ def test_crowd_of_boxes_is_thinned_like_the_reference() -> None:
         crowd[:, 0] += 20 * k
     a = np.concatenate(crowds)
     scores = np.random.default_rng(0).random(60)
-    np.testing.assert_array_equal(bx.nms_bev(a, scores, 0.1), bx.nms_bev_reference(a, scores, 0.1))
+    np.testing.assert_array_equal(bx.nms_bev(a, scores, 0.1), nms_bev_reference(a, scores, 0.1))
 
 
 @pytest.mark.parametrize("single", [False, True])
@@ -200,7 +201,7 @@ def test_points_in_boxes_equal_the_reference(*, single: bool) -> None:
     a = random_boxes(3, 12)
     points: bx.Floats = np.random.default_rng(4).uniform(-6, 6, (4000, 4))
     points = points.astype(np.float32) if single else points
-    inside = bx.points_inside_reference(points, a)
+    inside = points_inside_reference(points, a)
     assert inside.sum() > 500
     np.testing.assert_array_equal(bx.points_per_box(points, a), inside.sum(axis=0))
     first = np.where(inside.any(axis=1), inside.argmax(axis=1), -1)

@@ -37,13 +37,9 @@ from pd_edge.report import (
 from pd_edge.tables import Table, markdown_table
 from pd_edge.terminal import show
 
-CALIBRATION = Calibration(
-    P2=np.array([[700.0, 0, 500, 0], [0, 700, 200, 0], [0, 0, 1, 0]]),
-    R0_rect=np.eye(3),
-    Tr_velo_to_cam=np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]]),
-    image_size=(1000, 400),
-)
 BOX = np.array([[20.0, 2.0, -0.8, 4.0, 1.7, 1.5, 0.5]], np.float32)
+CAR = Label("Car", 0.0, 0, -1.97, (370.0, 195.0, 480.0, 260.0), 1.5, 1.7, 4.0, (-2.0, 1.5, 20.0), -2.07)
+"""An object as KITTI counts it among the easy ones."""
 EXTENT = Extent(0.0, 40.0, -10.0, 10.0)
 TIMINGS = [Timing(float(ms), 10.0 * ms, 1.0) for ms in range(101)]
 
@@ -55,8 +51,7 @@ def found(boxes: npt.NDArray[np.float32], scores: list[float]) -> Detections:
 def frame_result(
     name: str, detections: Detections, truth: list[Label] | None = None, in_view: bool = True
 ) -> FrameResult:
-    labels = boxes_to_labels(detections.boxes, ["Car"] * len(detections.boxes), CALIBRATION)
-    scored = [label._replace(score=float(score)) for label, score in zip(labels, detections.scores, strict=True)]
+    scored = [CAR._replace(score=float(score)) for score in detections.scores]
     return FrameResult(name, 100, in_view, detections, Timing(1.0, 2.0, 3.0), scored, truth, ())
 
 
@@ -64,16 +59,10 @@ def batch(frames: list[FrameResult], failures: tuple[Failure, ...] = ()) -> Batc
     return BatchResult("tiny", "openvino", "fp32", ("Car", "Pedestrian"), tuple(frames), failures)
 
 
-def cars(count: int) -> list[Label]:
-    """One visible car in each of ``count`` frames, the same in each."""
-    (label,) = boxes_to_labels(BOX, ["Car"], CALIBRATION, occlusion=[0])
-    return [label] * count
-
-
 def perfect(count: int) -> Evaluation:
-    truth = [[label] for label in cars(count)]
-    guesses = [[label._replace(score=0.5 + 0.001 * k)] for k, label in enumerate(cars(count))]
-    return evaluate(truth, guesses, {"Car": 0.7, "Pedestrian": 0.5})
+    """One car in each of ``count`` frames, found as it is."""
+    guesses = [[CAR._replace(score=0.5 + 0.001 * k)] for k in range(count)]
+    return evaluate([[CAR]] * count, guesses, {"Car": 0.7, "Pedestrian": 0.5})
 
 
 def cells(table: Table) -> dict[tuple[str, ...], list[str]]:
@@ -115,7 +104,7 @@ def test_ap_table_names_objects_and_the_ceiling_of_few() -> None:
 
 
 def test_ap_table_without_ceiling_where_objects_are_many() -> None:
-    table = ap_table(evaluate([[label] for label in cars(60)], [[label._replace(score=0.5)] for label in cars(60)]))
+    table = ap_table(evaluate([[CAR]] * 60, [[CAR._replace(score=0.5)]] * 60))
     assert ("Car", "ceiling") not in cells(table)
     assert cells(table)["Car", "3D"] == ["100.0"] * 3
 
@@ -186,7 +175,7 @@ def test_models_table_takes_figures_from_the_summary() -> None:
 
 
 def test_report_tells_ap_latency_pictures_and_failures() -> None:
-    result = batch([frame_result("7", found(BOX, [0.9]), cars(1))], (Failure("8", "broken cloud"),))
+    result = batch([frame_result("7", found(BOX, [0.9]), [CAR])], (Failure("8", "broken cloud"),))
     evaluation = result.evaluation()
     assert evaluation is not None
     text = report_markdown("Detections", result, evaluation, [Path("pictures/7.png")])
@@ -196,7 +185,7 @@ def test_report_tells_ap_latency_pictures_and_failures() -> None:
 
 
 def test_no_ap_of_clouds_that_were_not_cut_and_it_is_said() -> None:
-    result = batch([frame_result("7", found(BOX, [0.9]), cars(1), in_view=False)])
+    result = batch([frame_result("7", found(BOX, [0.9]), [CAR], in_view=False)])
     assert result.evaluation() is None
     assert "not cut to the camera's view" in notes_on(result)[0]
     assert len(result_tables(result, None)) == 1
@@ -222,12 +211,12 @@ def test_chosen_frames_are_the_best_of_equal_parts(counts: list[int], wanted: in
         assert len(chosen[0].detections.boxes) == max(counts)
 
 
-def test_overlays_leave_out_weak_detections_and_dont_care() -> None:
+def test_overlays_leave_out_weak_detections_and_dont_care(calibration: Calibration, dont_care: Label) -> None:
     boxes = np.repeat(BOX, 2, axis=0)
     assert found_overlay(frame_result("7", found(boxes, [0.9, 0.1])), ("Car",)).texts == ["Car 0.90"]
-    (car,), dont_care = cars(1), Label("DontCare", -1, -1, -10, (0, 0, 1, 1), -1, -1, -1, (-1000, -1000, -1000), -10)
+    (car,) = boxes_to_labels(BOX, ["Car"], calibration)
     labels = [car, car._replace(name="Van"), dont_care]
-    frame = Frame("7", np.empty((0, 4), np.float32), CALIBRATION, labels, (1000, 400))
+    frame = Frame("7", np.empty((0, 4), np.float32), calibration, labels, (1000, 400))
     overlay = truth_overlay(frame, ("Car",))
     assert overlay is not None
     assert list(overlay.texts) == ["", "Van"]

@@ -33,41 +33,17 @@ def demo(
       pd-edge demo
       pd-edge demo --kitti kitti/raw/2011_09_26/2011_09_26_drive_0005_sync --out demo
     """
-    from pd_edge.batch import detect_batch
-    from pd_edge.commands.shared import load_detector, tell_failures, tell_outputs
-    from pd_edge.drive_report import notes_on, result_tables, write_drive_report
+    from pd_edge.commands.shared import detect_and_write, load_detector, tell_run
     from pd_edge.kitti import open_dataset
     from pd_edge.pictures import check_drawable
-    from pd_edge.terminal import counting, say, show
 
     check_drawable()
     dataset = open_dataset(kitti, _val(kitti)) if kitti is not None else None
     detector = load_detector(model, runtime, "fp32", None, None)
     if dataset is None:
         dataset = open_dataset(_simulate(out / "simulated", frames, seed))
-    with counting("frames") as advance:
-        result = detect_batch(detector, dataset, advance=advance)
-    evaluation = result.evaluation()
-    outputs = None
-    if result.frames:
-        with counting("pictures") as advance:
-            outputs = write_drive_report(
-                out,
-                dataset,
-                result,
-                evaluation,
-                detector.config,
-                title=f"Detections in {'a simulated drive' if kitti is None else kitti.resolve().name}",
-                pictures=PICTURES,
-                advance=advance,
-            )
-    for table in result_tables(result, evaluation):
-        show(table)
-    for note in notes_on(result):
-        say(f"note: {note}", stderr=True)
-    if outputs is not None:
-        tell_outputs(outputs)
-    tell_failures(result)
+    title = f"Detections in {'a simulated drive' if kitti is None else kitti.resolve().name}"
+    tell_run(detect_and_write(detector, dataset, out, title, pictures=PICTURES))
 
 
 def _simulate(folder: Path, frames: int, seed: int) -> Path:

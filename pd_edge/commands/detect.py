@@ -1,11 +1,15 @@
 """``pd-edge detect``: clouds in, boxes out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Model, Precision, Runtime, Score, Split, Threads
+
+if TYPE_CHECKING:
+    from pd_edge.batch import BatchResult
+    from pd_edge.tables import Table
 
 FEW = 3
 """Up to so many frames, the detections themselves are printed."""
@@ -49,12 +53,9 @@ def detect(
       pd-edge detect kitti/object --split val --out found --pictures 4
       pd-edge detect 2011_09_26/2011_09_26_drive_0005_sync --json - | jq .latency_ms
     """
-    from pd_edge.batch import JoinedDataset, detect_batch
-    from pd_edge.commands.shared import load_detector, present, tell_failures, tell_outputs
-    from pd_edge.drive_report import notes_on, result_tables, write_drive_report
+    from pd_edge.batch import JoinedDataset
+    from pd_edge.commands.shared import detect_and_write, load_detector, tell_run
     from pd_edge.pictures import check_drawable
-    from pd_edge.report import batch_json, detections_table
-    from pd_edge.terminal import counting, say
 
     if pictures and out is None:
         raise typer.BadParameter("pictures need a folder: add --out DIR", param_hint="--pictures")
@@ -62,28 +63,14 @@ def detect(
         check_drawable()
     dataset = JoinedDataset(inputs, split)
     detector = load_detector(model, runtime, precision, threads, score)
-    with counting("frames") as advance:
-        result = detect_batch(detector, dataset, crop=crop, advance=advance)
-    evaluation = result.evaluation()
-    outputs = None
-    if out is not None and result.frames:
-        with counting("pictures") as advance:
-            outputs = write_drive_report(
-                out,
-                dataset,
-                result,
-                evaluation,
-                detector.config,
-                title=f"Detections in {', '.join(path.resolve().name for path in inputs)}",
-                pictures=pictures,
-                crop=crop,
-                advance=advance,
-            )
+    title = f"Detections in {', '.join(path.resolve().name for path in inputs)}"
+    run = detect_and_write(detector, dataset, out, title, pictures=pictures, crop=crop)
+    tell_run(run, _detections(run.result), json_file)
+
+
+def _detections(result: "BatchResult") -> "list[Table]":
+    """A table of each frame's detections, where frames are few."""
+    from pd_edge.report import detections_table
+
     few = result.frames if len(result.frames) <= FEW else ()
-    tables = [detections_table(each.detections, result.classes, f"Detections in {each.id}") for each in few]
-    present([*tables, *result_tables(result, evaluation)], batch_json(result, evaluation), json_file)
-    for note in notes_on(result):
-        say(f"note: {note}", stderr=True)
-    if outputs is not None:
-        tell_outputs(outputs, stderr=json_file == Path("-"))
-    tell_failures(result)
+    return [detections_table(each.detections, result.classes, f"Detections in {each.id}") for each in few]

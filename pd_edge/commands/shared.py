@@ -1,24 +1,33 @@
 """Steps that several commands share; imported when a command runs, as it needs the library."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 
-from pd_edge.batch import BatchResult
-from pd_edge.bundle import Bundle
-from pd_edge.detector import Detector
-from pd_edge.drive_report import Outputs
-from pd_edge.report import json_text, write_json
-from pd_edge.runtimes import open_runtime
+from pd_edge.batch import BatchResult, detect_batch
+from pd_edge.bundle import CONFIG, find_model
+from pd_edge.config import DecodeConfig, DetectorConfig, load_config
+from pd_edge.detector import Detector, load
+from pd_edge.drive_report import Outputs, notes_on, result_tables, write_drive_report
+from pd_edge.evaluate import Evaluation
+from pd_edge.kitti import Dataset
+from pd_edge.report import batch_json, json_text, write_json
 from pd_edge.tables import Table
-from pd_edge.terminal import busy, say, show
+from pd_edge.terminal import busy, counting, say, show
 
 STANDARD_OUTPUT = Path("-")
 MOST_FAILURES = 5
 """How many failed frames are named; the report names all."""
+
+
+class Run(NamedTuple):
+    """What a detection run gave, and where its files are (None where it left none)."""
+
+    result: BatchResult
+    evaluation: Evaluation | None
+    outputs: Outputs | None
 
 
 def load_detector(model: str, runtime: str, precision: str, threads: int | None, score: float | None) -> Detector:
@@ -28,11 +37,72 @@ def load_detector(model: str, runtime: str, precision: str, threads: int | None,
         EngineError, ConfigError, MissingExtraError: As :func:`pd_edge.detector.load`.
     """
     with busy(f"loading {model}"):
-        bundle = Bundle.load(model)
-        if score is not None:
-            decode = bundle.config.decode.model_copy(update={"score_threshold": score})
-            bundle = dataclasses.replace(bundle, config=bundle.config.model_copy(update={"decode": decode}))
-        return Detector(bundle, open_runtime(bundle, runtime, precision, threads))
+        decode = None if score is None else _decode_from(model, score)
+        return load(model, runtime, precision, threads, decode=decode)
+
+
+def _decode_from(model: str, score: float) -> DecodeConfig:
+    """The model's own thresholds but for the score."""
+    own = load_config(find_model(model) / CONFIG, DetectorConfig).decode
+    return own.model_copy(update={"score_threshold": score})
+
+
+def detect_and_write(
+    detector: Detector, dataset: Dataset, out: Path | None, title: str, *, pictures: int, crop: bool | None = None
+) -> Run:
+    """Detects in every frame, shows progress, and leaves the report where a folder is given and a frame could be used.
+
+    Args:
+        detector: The detector.
+        dataset: The frames.
+        out: Folder of the files.
+        title: The report's first line.
+        pictures: How many frames to draw.
+        crop: As :func:`pd_edge.batch.detect_batch` takes it.
+
+    Raises:
+        DataError: A file cannot be written.
+        MissingExtraError: Pictures are wanted, but matplotlib is not installed.
+    """
+    with counting("frames") as advance:
+        result = detect_batch(detector, dataset, crop=crop, advance=advance)
+    evaluation = result.evaluation()
+    if out is None or not result.frames:
+        return Run(result, evaluation, None)
+    with counting("pictures") as advance:
+        outputs = write_drive_report(
+            out,
+            dataset,
+            result,
+            evaluation,
+            detector.config,
+            title=title,
+            pictures=pictures,
+            crop=crop,
+            advance=advance,
+        )
+    return Run(result, evaluation, outputs)
+
+
+def tell_run(run: Run, first: Sequence[Table] = (), json_file: Path | None = None) -> None:
+    """Prints a run's tables, notes, files and failures; ends the command with exit code 1 where all frames failed.
+
+    Args:
+        run: What to tell.
+        first: Tables to print before the run's own.
+        json_file: As :func:`present` takes it.
+
+    Raises:
+        DataError: The JSON file cannot be written.
+        typer.Exit: No frame could be used.
+    """
+    tables = [*first, *result_tables(run.result, run.evaluation)]
+    present(tables, batch_json(run.result, run.evaluation), json_file)
+    for note in notes_on(run.result):
+        say(f"note: {note}", stderr=True)
+    if run.outputs is not None:
+        _tell_outputs(run.outputs, stderr=json_file == STANDARD_OUTPUT)
+    _tell_failures(run.result)
 
 
 def present(tables: Sequence[Table], data: Any, json_file: Path | None) -> None:
@@ -53,7 +123,7 @@ def present(tables: Sequence[Table], data: Any, json_file: Path | None) -> None:
         say(f"JSON: {json_file}")
 
 
-def tell_outputs(outputs: Outputs, *, stderr: bool = False) -> None:
+def _tell_outputs(outputs: Outputs, *, stderr: bool) -> None:
     """Says where the files of a run are."""
     say(f"report:     {outputs.report}", stderr=stderr)
     say(f"detections: {outputs.folder / 'detections.json'} (LiDAR frame)", stderr=stderr)
@@ -63,7 +133,7 @@ def tell_outputs(outputs: Outputs, *, stderr: bool = False) -> None:
         say(f"picture:    {picture}", stderr=stderr)
 
 
-def tell_failures(result: BatchResult) -> None:
+def _tell_failures(result: BatchResult) -> None:
     """Says which frames failed, and ends the command with exit code 1 where all did.
 
     Raises:

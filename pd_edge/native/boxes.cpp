@@ -1,4 +1,5 @@
-// Overlap of rotated boxes, non-maximum suppression and points in boxes. Readable numpy twins: pd_edge/boxes.py.
+// Overlap of rotated boxes, non-maximum suppression and points in boxes.
+// Readable numpy twins: pd_edge/boxes_reference.py.
 //
 // A box is a row of seven doubles: x y z length width height yaw, geometric centre, metres, radians. The Python side has
 // checked shape, finiteness and sign of every array that arrives here. The interpreter lock is released while computing.
