@@ -134,13 +134,24 @@ def load_config(path: Path, kind: type[ConfigT]) -> ConfigT:
     Raises:
         ConfigError: The file is missing, is not YAML, or has an unknown, missing or wrong key (all are named).
     """
+    return parse_config(read_yaml(path), kind, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of named values, unchecked.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds no names.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return parse_config(data, kind, str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds {data!r:.80}, expected names with values, as `samples: 1000`")
+    return data
 
 
 def parse_config(data: Any, kind: type[ConfigT], source: str) -> ConfigT:

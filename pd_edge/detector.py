@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from pd_edge.bundle import Bundle
 from pd_edge.clouds import CheckedCloud, check_points
 from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig
 from pd_edge.decode import Decoder
-from pd_edge.pillars import PillarEncoder, point_cells
+from pd_edge.pillars import PillarEncoder, PillarNet, point_cells
 from pd_edge.runtimes import Runtime, open_runtime
 
 _log = logging.getLogger(__name__)
@@ -36,6 +36,17 @@ class Timing(NamedTuple):
         return sum(self)
 
 
+class TrainedModel(Protocol):
+    """What the detector has to know of a model: a :class:`~pd_edge.bundle.Bundle`, or a network in memory."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - as in Bundle
+    @property
+    def config(self) -> DetectorConfig: ...  # noqa: D102
+    @property
+    def pillar_net(self) -> PillarNet: ...  # noqa: D102
+
+
 class Detector:
     """A trained detector, ready to run.
 
@@ -43,7 +54,7 @@ class Detector:
     thread.
 
     Args:
-        bundle: The model.
+        model: The model.
         runtime: The dense part of that model, opened.
         intensity_max: The sensor's greatest intensity; recognised per cloud when left out.
 
@@ -51,12 +62,12 @@ class Detector:
         EngineError: The pillar feature net's weights are damaged.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, intensity_max: float | None = None) -> None:
-        self.name = bundle.name
-        self.config: DetectorConfig = bundle.config
+    def __init__(self, model: TrainedModel, runtime: Runtime, intensity_max: float | None = None) -> None:
+        self.name = model.name
+        self.config = model.config
         self.runtime = runtime
         self._intensity_max = intensity_max
-        self._encoder = PillarEncoder(self.config.model.grid, bundle.pillar_net, runtime.layout)
+        self._encoder = PillarEncoder(self.config.model.grid, model.pillar_net, runtime.layout)
         self._decoder = Decoder(self.config)
         self._said: set[str] = set()
 

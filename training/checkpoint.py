@@ -4,6 +4,7 @@ A checkpoint is a folder ``checkpoints/<samples>`` that appears whole (written a
 
     model.safetensors      the weights being trained
     average.safetensors    their moving average, where the run keeps one
+    companions.safetensors what a distillation method trains beside them; no part of the detector
     optimiser.safetensors  AdamW's moments by parameter name, and the random state of torch
     config.yaml            the detector's configuration
     state.json             samples seen, the run's configuration, loss scale
@@ -27,6 +28,7 @@ from pd_edge.training.model import PointPillars
 
 Tensors = dict[str, Tensor]
 MODEL, AVERAGE, OPTIMISER = "model.safetensors", "average.safetensors", "optimiser.safetensors"
+COMPANIONS = "companions.safetensors"
 CONFIG, RUN_CONFIG, STATE = "config.yaml", "train.yaml", "state.json"
 CHECKPOINTS = "checkpoints"
 PARTIAL = ".partial-"
@@ -40,6 +42,7 @@ class Checkpoint(NamedTuple):
     average: Tensors | None
     optimiser: Tensors
     state: dict[str, Any]
+    companions: Tensors | None = None
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, config: DetectorConfig, keep: int) -> Path:
@@ -58,6 +61,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, config: DetectorConfig, k
     save_tensors(checkpoint.optimiser, partial / OPTIMISER)
     if checkpoint.average is not None:
         save_tensors(checkpoint.average, partial / AVERAGE)
+    if checkpoint.companions:
+        save_tensors(checkpoint.companions, partial / COMPANIONS)
     dump_config(config, partial / CONFIG)
     (partial / STATE).write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
     _flush(partial)
@@ -91,7 +96,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         EngineError: A file of it is missing or damaged.
     """
-    average = folder / AVERAGE
+    average, companions = folder / AVERAGE, folder / COMPANIONS
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -103,6 +108,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         load_tensors(average) if average.exists() else None,
         load_tensors(folder / OPTIMISER),
         state,
+        load_tensors(companions) if companions.exists() else None,
     )
 
 

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pd_edge.config import DetectorConfig, dump_config
 from pd_edge.errors import ConfigError, TrainingError
-from pd_edge.training.batches import Batch, Scenes, Share, load_batches
+from pd_edge.training.batches import Scenes, Share, load_batches
 from pd_edge.training.checkpoint import (
     CONFIG,
     MODEL,
@@ -40,9 +40,9 @@ from pd_edge.training.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from pd_edge.training.config import LossConfig, OptimiserConfig, TrainConfig
+from pd_edge.training.config import OptimiserConfig, TrainConfig
 from pd_edge.training.data import training_dataset
-from pd_edge.training.losses import Losses, detection_losses
+from pd_edge.training.learner import Detecting, LearnerFactory, amp_dtype
 from pd_edge.training.model import PointPillars, channels_last
 from pd_edge.training.run_log import RunLog, versions
 
@@ -65,6 +65,7 @@ def train(
     config: TrainConfig,
     out: Path,
     *,
+    learner: LearnerFactory = Detecting,
     scenes: Scenes | None = None,
     cache: Path | None = None,
     stop_after: int | None = None,
@@ -74,6 +75,7 @@ def train(
     Args:
         config: The run's configuration.
         out: Run folder; made where missing.
+        learner: What a step computes: the detector's loss, or that and a distillation method's.
         scenes: Training scenes; those of ``config.data`` by default.
         cache: Folder of the object bank, shared by runs; ``cache`` beside ``out`` by default.
         stop_after: Stop, with a checkpoint, once this many samples are seen.
@@ -93,16 +95,16 @@ def train(
         torch.manual_seed(config.seed)
         if scenes is None:
             scenes = _open_scenes(config, cache or out.parent / "cache", process.share)
-        run = Run(config, out, process)
+        run = Run(config, out, process, learner)
         per_step = config.batch_size * process.share.size
         first, end = run.resume() // per_step, math.ceil(min(stop_after or math.inf, config.samples) / per_step)
         steps = range(first, max(first, end))
-        network = _distributed(run.model, process.share)
+        network = _distributed(run.learner, process.share)
         batches = load_batches(scenes, config, process.share, steps, pin=process.device.type == "cuda")
         with RunLog(out, config, steps, per_step, active=process.share.rank == 0) as log:
             for step, batch in zip(steps, batches, strict=True):
                 rate = set_rates(run.optimiser, config.optimiser, step * per_step / config.samples)
-                losses = forward(network, batch.to(process.device), config.loss, amp=config.amp)
+                losses = network(batch.to(process.device))
                 norm = run.update(losses, step)
                 log.step(step, losses, norm, rate)
                 if run.checkpoint_due(step + 1):
@@ -111,19 +113,6 @@ def train(
             return run.save_checkpoint(steps.stop * per_step)
         run.save_checkpoint(steps.stop * per_step)
         return run.save_weights()
-
-
-def forward(network: nn.Module, batch: Batch, config: LossConfig, *, amp: bool) -> Losses:
-    """The network in mixed precision, then its losses in float32."""
-    device = batch.pillars.features.device.type
-    with torch.autocast(device, amp_dtype(device), enabled=amp):
-        heads = network(batch.pillars)
-    return detection_losses(heads, batch.targets, config)
-
-
-def amp_dtype(device: str) -> torch.dtype:
-    """Bfloat16, or float16 on a GPU without it."""
-    return torch.float16 if device == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
 
 
 def one_cycle(config: OptimiserConfig, progress: float) -> tuple[float, float]:
@@ -150,16 +139,17 @@ def set_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig, progres
 class Run:
     """What changes while training: model, its average, optimiser, loss scale, and their place on disk."""
 
-    def __init__(self, config: TrainConfig, out: Path, process: Process) -> None:
+    def __init__(self, config: TrainConfig, out: Path, process: Process, learner: LearnerFactory = Detecting) -> None:
         self._config, self._out, self._process = config, out, process
         self._detector = DetectorConfig(model=config.model)
         self.model = channels_last(PointPillars(config.model).to(process.device))
         if config.init is not None:
             load_weights(self.model, config.init)
+        self.learner = learner(self.model, config).to(process.device)
         recipe = config.optimiser
         betas = (recipe.beta1, recipe.beta2)
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), recipe.start_lr, betas, weight_decay=recipe.weight_decay, fused=True
+            self.learner.parameters(), recipe.start_lr, betas, weight_decay=recipe.weight_decay, fused=True
         )
         self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         half = config.amp and amp_dtype(process.device.type) == torch.float16
@@ -183,7 +173,9 @@ class Run:
         checkpoint = load_checkpoint(checkpoints[-1])
         self._check_same_run(checkpoint, checkpoints[-1])
         self.model.load_state_dict(checkpoint.model)
-        restore_optimiser(self.model, self.optimiser, checkpoint.optimiser)
+        if self.learner.companions is not None and checkpoint.companions is not None:
+            self.learner.companions.load_state_dict(checkpoint.companions)
+        restore_optimiser(self.learner, self.optimiser, checkpoint.optimiser)
         self._scaler.load_state_dict(checkpoint.state["scaler"])
         if self._average is not None and checkpoint.average is not None:
             self._average.load(checkpoint.average, checkpoint.state["average_updates"])
@@ -204,34 +196,33 @@ class Run:
                 f"go on with the {checkpoint.state['processes']} processes the run had"
             )
 
-    def update(self, losses: Losses, step: int) -> float:
+    def update(self, losses: dict[str, Tensor], step: int) -> Tensor:
         """One optimiser step; returns the gradient's norm before clipping.
 
         Raises:
             TrainingError: The loss or the gradient is not finite; weights are untouched.
         """
-        self._check_finite(losses.total, step, losses)
         self.optimiser.zero_grad()
-        self._scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._config.optimiser.clip_norm)
-        if not self._scaler.is_enabled():  # a float16 loss scale overflows now and then, and skips that step itself
-            self._check_finite(norm, step, losses)
+        norm = nn.utils.clip_grad_norm_(self.learner.parameters(), self._config.optimiser.clip_norm)
+        self._check_finite(losses, norm, step)
         self._scaler.step(self.optimiser)
         self._scaler.update()
         if self._average is not None:
             self._average.update(self.model)
-        return norm.item()
+        return norm
 
-    def _check_finite(self, value: Tensor, step: int, losses: Losses) -> None:
-        if math.isfinite(value.item()):
-            return
-        parts = ", ".join(f"{name} {part.item():g}" for name, part in losses._asdict().items())
+    def _check_finite(self, losses: dict[str, Tensor], norm: Tensor, step: int) -> None:
+        """One question to the device in a step: a GPU works on while the next step is prepared."""
+        loss_fine, norm_fine = torch.isfinite(torch.stack([losses["total"].detach(), norm])).tolist()
+        if loss_fine and (norm_fine or self._scaler.is_enabled()):
+            return  # a float16 loss scale overflows now and then, and skips that step itself
+        parts = ", ".join(f"{name} {part.item():g}" for name, part in losses.items())
         kept = list_checkpoints(self._out)[-1:]
         advice = f"the checkpoint {kept[0]} is kept" if kept else "there is no checkpoint yet"
-        culprit = "loss" if value is losses.total else "gradient"
         raise TrainingError(
-            f"step {step}: the {culprit} is not finite ({parts}); {advice}; "
+            f"step {step}: the {'gradient' if loss_fine else 'loss'} is not finite ({parts}); {advice}; "
             "lower optimiser.peak_lr or clip_norm, or set amp to false"
         )
 
@@ -252,8 +243,14 @@ class Run:
                 "scaler": self._scaler.state_dict(),
                 "config": self._config.model_dump(mode="json"),
             }
-            tensors = optimiser_tensors(self.model, self.optimiser)
-            checkpoint = Checkpoint(self.model.state_dict(), average.weights if average else None, tensors, state)
+            companions = self.learner.companions
+            checkpoint = Checkpoint(
+                self.model.state_dict(),
+                average.weights if average else None,
+                optimiser_tensors(self.learner, self.optimiser),
+                state,
+                companions.state_dict() if companions else None,
+            )
             save_checkpoint(self._out, checkpoint, self._detector, self._config.checkpoint.keep)
         return checkpoint_folder(self._out, samples)
 
@@ -281,11 +278,12 @@ class WeightAverage:
         """Moves the average towards the model's weights; counters are copied."""
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                self.weights[name].lerp_(tensor, 1 - decay)
-            else:
-                self.weights[name].copy_(tensor)
+        state = model.state_dict()
+        moving = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        # One kernel for all tensors: on a GPU, starting a hundred costs more than running them.
+        torch._foreach_lerp_([self.weights[name] for name in moving], [state[name] for name in moving], 1 - decay)
+        for name in state.keys() - set(moving):
+            self.weights[name].copy_(state[name])
 
     def load(self, weights: dict[str, Tensor], updates: int) -> None:
         """Puts back a saved average."""
@@ -328,8 +326,8 @@ def joined_processes() -> Iterator[Process]:
         torch.distributed.destroy_process_group()
 
 
-def _distributed(model: PointPillars, share: Share) -> nn.Module:
-    return DistributedDataParallel(model) if share.size > 1 else model
+def _distributed(learner: nn.Module, share: Share) -> nn.Module:
+    return DistributedDataParallel(learner) if share.size > 1 else learner
 
 
 def _open_scenes(config: TrainConfig, cache: Path, share: Share) -> Scenes:

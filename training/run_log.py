@@ -8,15 +8,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 import pd_edge
 from pd_edge.training.config import TrainConfig
-from pd_edge.training.losses import Losses
 
 
 class RunLog:
@@ -33,7 +32,7 @@ class RunLog:
     def __init__(self, out: Path, config: TrainConfig, steps: range, per_step: int, *, active: bool) -> None:
         self._out, self._every, self._active = out, config.log_every, active
         self._steps, self._per_step = steps, per_step
-        self._window: list[list[float]] = []
+        self._window: list[Tensor] = []
         self._window_start = time.monotonic()
 
     def __enter__(self) -> "RunLog":  # noqa: PYI034 - Self is newer than Python 3.10
@@ -65,15 +64,15 @@ class RunLog:
         self._file.write(stamped + "\n")
         self._console.print(stamped, markup=False, soft_wrap=True)
 
-    def step(self, step: int, losses: Losses, norm: float, rate: float) -> None:
+    def step(self, step: int, losses: dict[str, Tensor], norm: Tensor, rate: float) -> None:
         """Takes note of a step; every ``log_every`` steps, and at the end, tells the means."""
         if not self._active:
             return
         self._progress.update(self._task, completed=step + 1)
-        self._window.append([*torch.stack(losses).tolist(), norm])
+        self._window.append(torch.stack([*losses.values(), norm]).detach())
         if (step + 1) % self._every and step + 1 != self._steps.stop:
             return
-        means = dict(zip(("total", *Losses._fields[1:], "gradient"), np.mean(self._window, axis=0), strict=True))
+        means = dict(zip((*losses, "gradient"), torch.stack(self._window).double().mean(dim=0).tolist(), strict=True))
         seconds = time.monotonic() - self._window_start
         speed = len(self._window) * self._per_step / seconds
         left = (self._steps.stop - step - 1) * self._per_step / speed

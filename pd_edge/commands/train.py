@@ -32,15 +32,25 @@ def train(
       torchrun --nproc_per_node=2 -m pd_edge train training/configs/pointpillars-4x.yaml --out runs/4x
     """
     from pd_edge.config import load_config
-    from pd_edge.errors import ConfigError
     from pd_edge.terminal import say
-    from pd_edge.training.checkpoint import list_checkpoints
     from pd_edge.training.config import TrainConfig
     from pd_edge.training.loop import train as run
 
     settings = load_config(config, TrainConfig)
+    check_run_folder(out, resume=resume)
+    say(f"weights: {run(settings, out, cache=cache, stop_after=stop_after)}")
+
+
+def check_run_folder(out: Path, *, resume: bool) -> None:
+    """Refuses to mix up a new run with one that is there.
+
+    Raises:
+        ConfigError: There is a run and it is not to go on, or there is none to go on with.
+    """
+    from pd_edge.errors import ConfigError
+    from pd_edge.training.checkpoint import list_checkpoints
+
     if list_checkpoints(out) and not resume:
         raise ConfigError(f"{out}: holds a run already; add --resume to go on with it, or give another folder")
     if resume and not list_checkpoints(out):
         raise ConfigError(f"{out}: no checkpoint to resume from; leave --resume out to start a run")
-    say(f"weights: {run(settings, out, cache=cache, stop_after=stop_after)}")

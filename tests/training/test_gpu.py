@@ -13,9 +13,10 @@ from pd_edge.config import ModelConfig
 from pd_edge.pillars import pillarize
 from pd_edge.training.batches import Batch, batch_pillars
 from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, load_tensors
-from pd_edge.training.config import KITTI_THRESHOLDS, LossConfig, TrainConfig
+from pd_edge.training.config import KITTI_THRESHOLDS, TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
-from pd_edge.training.loop import forward, train
+from pd_edge.training.learner import Detecting
+from pd_edge.training.loop import train
 from pd_edge.training.model import PointPillars, channels_last
 from pd_edge.training.scene import Scene
 from pd_edge.training.targets import TargetAssigner, batch_targets
@@ -61,10 +62,12 @@ def step(
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Losses and gradients of one step on a device, from the same weights."""
     network = channels_last(copy.deepcopy(model).to(device).train())
-    losses = forward(network, batch.to(torch.device(device)), LossConfig(), amp=amp)
-    losses.total.backward()  # type: ignore[no-untyped-call]
+    data = DataConfig(sources=(SourceConfig(root=Path("unused")),))
+    learner = Detecting(network, TrainConfig(model=model.config, data=data, samples=1, amp=amp))
+    losses = learner(batch.to(torch.device(device)))
+    losses["total"].backward()
     gradients = {name: value.grad.cpu() for name, value in network.named_parameters() if value.grad is not None}
-    return {name: part.item() for name, part in losses._asdict().items()}, gradients
+    return {name: part.item() for name, part in losses.items()}, gradients
 
 
 def test_heads_are_those_of_the_cpu(tiny_model: PointPillars, tiny_cloud: npt.NDArray[np.float32]) -> None:
