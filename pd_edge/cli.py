@@ -15,10 +15,12 @@ from pd_edge.commands.bundle import bundle
 from pd_edge.commands.card import card
 from pd_edge.commands.demo import demo
 from pd_edge.commands.detect import detect
+from pd_edge.commands.distill import distill
 from pd_edge.commands.evaluate import evaluate
 from pd_edge.commands.models import models
 from pd_edge.commands.realism import realism
 from pd_edge.commands.simulate import simulate
+from pd_edge.commands.study import study
 from pd_edge.commands.train import train
 from pd_edge.errors import MissingExtraError, PdEdgeError
 
@@ -29,6 +31,7 @@ EXTRAS = {
     "open3d": "train",
     "openvino": "openvino",
     "safetensors": "train",
+    "scipy": "train",
     "tensorboard": "train",
     "torch": "train",
 }
@@ -67,6 +70,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,
     "bench": bench,
     "train": train,
+    "distill": distill,
+    "study": study,
     "bundle": bundle,
     "card": card,
     "simulate": simulate,

@@ -18,7 +18,7 @@ from pd_edge.kitti_calibration import (
 )
 from pd_edge.kitti_datasets import ObjectDataset, open_dataset
 from pd_edge.kitti_frames import CloudFolder, Dataset, Frame, iterate
-from pd_edge.kitti_labels import DONT_CARE, Label, read_labels, write_labels
+from pd_edge.kitti_labels import DONT_CARE, Label, dont_care, read_labels, write_labels
 from pd_edge.kitti_raw import RawDrive
 from pd_edge.kitti_tracklets import Tracklet, read_tracklets, write_tracklets
 from pd_edge.kitti_writers import write_object_frame, write_raw_drive, write_split
@@ -38,6 +38,7 @@ __all__ = [
     "boxes_to_lidar",
     "crop_to_image",
     "detections_to_labels",
+    "dont_care",
     "iterate",
     "open_dataset",
     "read_labels",

@@ -57,6 +57,11 @@ def read_labels(path: Path) -> list[Label]:
     return [parse_label(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
+def dont_care(label: Label) -> Label:
+    """The part of the image that an object covers, as a region where detections are not judged."""
+    return Label(DONT_CARE, -1, -1, -10, label.bbox, -1, -1, -1, (-1000, -1000, -1000), -10)
+
+
 def parse_label(line: str, where: str) -> Label:
     """Parses one line of a label file; ``where`` names it in the error.
 

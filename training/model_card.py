@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pd_edge.batch import BatchResult
-from pd_edge.bundle import Bundle, Manifest
+from pd_edge.bundle import Bundle, Manifest, read_results
 from pd_edge.config import load_config
 from pd_edge.errors import DataError
 from pd_edge.evaluate import Bootstrap, Evaluation, bootstrap
@@ -14,6 +14,7 @@ from pd_edge.report import ap_json, ap_table, write_json
 from pd_edge.tables import markdown_table
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import SourceConfig
+from pd_edge.training.distillation import DistillConfig, read_run
 from pd_edge.training.simulate import RECIPE, Recipe
 
 RESAMPLES = 1000
@@ -63,8 +64,8 @@ def write_model_card(bundle: Bundle, run: Path, results: Sequence[Measured]) -> 
         ConfigError: The run's configuration cannot be read.
         DataError: A file cannot be written.
     """
-    config = load_config(run / "train.yaml", TrainConfig)
-    licence = licence_of(config.data.sources)
+    config = read_run(run)
+    licence = licence_of(config)
     summary = dict(figure for each in results for figure in _figures(each)) | {"licence": licence}
     ap: dict[str, Any] = {each.key: ap_json(each.evaluation, each.intervals) for each in results}
     write_json(bundle.folder / "results.json", {"summary": summary, "training": _training(config), "ap": ap})
@@ -73,9 +74,15 @@ def write_model_card(bundle: Bundle, run: Path, results: Sequence[Measured]) -> 
     return path
 
 
-def licence_of(sources: Sequence[SourceConfig]) -> Licence:
-    """The licence of weights: the project's where every source is simulated, KITTI's otherwise."""
-    return "Apache-2.0" if all((each.root / RECIPE).is_file() for each in sources) else "CC-BY-NC-SA-3.0"
+def licence_of(config: TrainConfig) -> Licence:
+    """The licence of weights: the project's where all that taught them is free, KITTI's otherwise.
+
+    Simulated scans are free; a teacher is where its own model folder says so.
+    """
+    free = all((each.root / RECIPE).is_file() for each in config.data.sources)
+    if isinstance(config, DistillConfig) and config.distillation.method != "none":
+        free = free and read_results(config.teacher).get("summary", {}).get("licence") == "Apache-2.0"
+    return "Apache-2.0" if free else "CC-BY-NC-SA-3.0"
 
 
 def _figures(result: Measured) -> list[tuple[str, str]]:
@@ -90,11 +97,22 @@ def _figures(result: Measured) -> list[tuple[str, str]]:
 
 
 def _training(config: TrainConfig) -> dict[str, Any]:
-    return {
+    found: dict[str, Any] = {
         "samples": config.samples,
         "batch_size": config.batch_size,
         "sources": [{"data": describe(each), "weight": each.weight} for each in config.data.sources],
     }
+    if isinstance(config, DistillConfig):
+        method = config.distillation.model_dump(mode="json")
+        found |= {"teacher": config.teacher.name, "distillation": method}
+    return found
+
+
+def _teacher(config: TrainConfig) -> str:
+    """Whom the model learnt from beside the labels, in words."""
+    if not isinstance(config, DistillConfig):
+        return "without a teacher"
+    return f"beside its teacher {config.teacher.name} (method {config.distillation.method})"
 
 
 def describe(source: SourceConfig) -> str:
@@ -114,9 +132,10 @@ def markdown(manifest: Manifest, config: TrainConfig, licence: Licence, results:
         f"{manifest.parameters / 1e6:.2f} M parameters, {manifest.multiply_adds / 1e9:.1f} G multiply-adds a frame, "
         f"convolution weights stored as {manifest.weights}."
     )
+    command = "distill" if isinstance(config, DistillConfig) else "train"
     how = (
         f"**Training.** {config.samples:,} samples ({config.samples // config.batch_size:,} steps of "
-        f"{config.batch_size}), without a teacher, seed {config.seed}. A sample is drawn from"
+        f"{config.batch_size}), {_teacher(config)}, seed {config.seed}. A sample is drawn from"
     )
     lines = [
         f"# {manifest.name}",
@@ -131,7 +150,7 @@ def markdown(manifest: Manifest, config: TrainConfig, licence: Licence, results:
         "",
         "Every sample is augmented; all settings stand in the training configuration. To train it again:",
         "",
-        f"    pd-edge train training/configs/{manifest.name}.yaml --out runs/{manifest.name}",
+        f"    pd-edge {command} training/configs/{manifest.name}.yaml --out runs/{manifest.name}",
         f"    pd-edge bundle runs/{manifest.name} models/{manifest.name}",
         "",
     ]

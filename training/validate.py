@@ -1,14 +1,15 @@
 """Average precision of a network as it is in memory, on the device where it stands."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
 from pd_edge.batch import detect_batch
-from pd_edge.config import DetectorConfig
+from pd_edge.config import DetectorConfig, GridConfig
 from pd_edge.detector import Detector
 from pd_edge.errors import DataError
-from pd_edge.kitti import ObjectDataset
+from pd_edge.kitti import DONT_CARE, Dataset, Frame, ObjectDataset, boxes_to_lidar, dont_care
 from pd_edge.pillars import PillarNet
 from pd_edge.runtimes.torch import ModuleRuntime
 from pd_edge.training.data_config import SourceConfig
@@ -23,17 +24,43 @@ class InMemory(NamedTuple):
     pillar_net: PillarNet
 
 
+class WithinGrid:
+    """A data set whose objects beyond a detector's grid are DontCare: it is not asked for what it cannot see."""
+
+    def __init__(self, dataset: Dataset, grid: GridConfig) -> None:
+        self._dataset, self._grid = dataset, grid
+        self.ids = dataset.ids
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return map(self.frame, range(len(self)))
+
+    def frame(self, index: int) -> Frame:
+        """The frame with its labels judged by the place of their centre."""
+        frame = self._dataset.frame(index)
+        if frame.labels is None or frame.calibration is None:
+            return frame
+        solid = [label for label in frame.labels if label.name != DONT_CARE]
+        x, y = boxes_to_lidar(solid, frame.calibration)[:, :2].T
+        grid = self._grid
+        inside = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
+        judged = [label if seen else dont_care(label) for label, seen in zip(solid, inside, strict=True)]
+        return frame._replace(labels=judged + [label for label in frame.labels if label.name == DONT_CARE])
+
+
 def validate(model: PointPillars, config: DetectorConfig, source: SourceConfig) -> dict[str, dict[str, float]]:
     """Average precision R40 [%], moderate, by metric ("3d", "bev") and class, and "mean" over the classes.
 
-    The network runs in float32 on a GPU where there is one, else on the CPU.
+    Objects beyond the grid count neither way. The network runs in float32 on a GPU where there is one, else on the CPU.
 
     Raises:
         DataError: A frame cannot be read or has no labels: every frame has to count.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     runtime = ModuleRuntime(model.to(device).eval())
-    dataset = ObjectDataset(source.root, source.split)
+    dataset = WithinGrid(ObjectDataset(source.root, source.split), config.model.grid)
     found = detect_batch(Detector(InMemory("network", config, model.fold_pillar_net()), runtime), dataset, crop=True)
     evaluation = found.evaluation()
     if evaluation is None or found.failures or len(found.evaluated()) < len(found.frames):

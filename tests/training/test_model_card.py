@@ -16,6 +16,7 @@ from pd_edge.evaluate import bootstrap, evaluate
 from pd_edge.kitti import Label
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
+from pd_edge.training.distillation import DistillConfig
 from pd_edge.training.model import student_16x_config
 from pd_edge.training.model_card import Measured, licence_of, measured, write_model_card
 from pd_edge.training.sim.scene import SimulateConfig
@@ -31,9 +32,12 @@ def simulated_source(folder: Path) -> SourceConfig:
     return SourceConfig(root=folder, weight=3.0)
 
 
+def config_of(*sources: SourceConfig) -> TrainConfig:
+    return TrainConfig(model=student_16x_config(), data=DataConfig(sources=sources), samples=1200)
+
+
 def run_of(tmp_path: Path, *sources: SourceConfig) -> Path:
-    config = TrainConfig(model=student_16x_config(), data=DataConfig(sources=sources), samples=1200)
-    dump_config(config, tmp_path / "train.yaml")
+    dump_config(config_of(*sources), tmp_path / "train.yaml")
     return tmp_path
 
 
@@ -44,8 +48,30 @@ def car_results() -> Measured:
 
 def test_weights_that_saw_kitti_inherit_its_licence(tmp_path: Path) -> None:
     simulated, real = simulated_source(tmp_path / "sim"), SourceConfig(root=tmp_path / "kitti")
-    assert licence_of([simulated]) == "Apache-2.0"
-    assert licence_of([simulated, real]) == "CC-BY-NC-SA-3.0"
+    assert licence_of(config_of(simulated)) == "Apache-2.0"
+    assert licence_of(config_of(simulated, real)) == "CC-BY-NC-SA-3.0"
+
+
+@pytest.mark.parametrize("licence", ["Apache-2.0", "CC-BY-NC-SA-3.0"])
+def test_a_student_inherits_its_teacher_s_licence(tmp_path: Path, licence: str) -> None:
+    simulated = simulated_source(tmp_path / "sim")
+    (tmp_path / "results.json").write_text(json.dumps({"summary": {"licence": licence}}))
+    fields = config_of(simulated).model_dump() | {"teacher": tmp_path}
+    assert licence_of(DistillConfig.model_validate(fields)) == licence
+    alone = DistillConfig.model_validate(fields | {"distillation": {"method": "none"}})
+    assert licence_of(alone) == "Apache-2.0"
+
+
+def test_the_card_of_a_distilled_student_names_teacher_method_and_command(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_bundle.folder, folder)
+    fields = config_of(simulated_source(tmp_path / "sim")).model_dump()
+    dump_config(DistillConfig.model_validate(fields | {"teacher": "some/big-one"}), tmp_path / "train.yaml")
+    card = write_model_card(Bundle.load(folder), tmp_path, []).read_text(encoding="utf-8")
+    assert "beside its teacher big-one (method pointdistiller)" in card
+    assert "pd-edge distill training/configs/tiny.yaml" in card
+    training = json.loads((folder / "results.json").read_text(encoding="utf-8"))["training"]
+    assert (training["teacher"], training["distillation"]["mode"]) == ("big-one", "paper")
 
 
 def test_card_and_results_tell_the_same_measured_figures(tmp_path: Path, tiny_bundle: Bundle) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_edge.kitti import Label, boxes_to_labels
-from pd_edge.kitti_labels import DONT_CARE
+from pd_edge.kitti_labels import DONT_CARE, dont_care
 from pd_edge.training.sim.camera import camera_calibration
 from pd_edge.training.sim.scan import Hits
 from pd_edge.training.sim.sensor import Rays
@@ -99,9 +99,5 @@ def annotate(
         left, top, right, bottom = label.bbox
         if right - left < 1 or bottom - top < 1 or label.location[2] < 0.5 or label.truncation > 0.98:
             continue
-        kept.append(label if count >= min_points else _dont_care(label))
+        kept.append(label if count >= min_points else dont_care(label))
     return sorted(kept, key=lambda label: label.name == DONT_CARE)
-
-
-def _dont_care(label: Label) -> Label:
-    return Label(DONT_CARE, -1, -1, -10, label.bbox, -1, -1, -1, (-1000, -1000, -1000), -10)

@@ -1,0 +1,151 @@
+"""Runs beside a teacher: every method trains, resumes and leaves a student that holds nothing of it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pd_edge.config import DetectorConfig, GridConfig, ModelConfig, dump_config
+from pd_edge.errors import ConfigError
+from pd_edge.pillars import pillarize
+from pd_edge.training.batches import batch_pillars
+from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, save_tensors
+from pd_edge.training.config import CheckpointConfig, TrainConfig
+from pd_edge.training.data_config import DataConfig, SourceConfig
+from pd_edge.training.distillation import METHODS, DistillConfig, distil, load_teacher, method_names, read_config
+from pd_edge.training.loop import train
+from pd_edge.training.model import PointPillars
+from pd_edge.training.scene import Scene
+
+GRID = GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12)
+TEACHER = ModelConfig(
+    grid=GRID, pillar_channels=16, backbone_channels=(16, 32, 32), backbone_layers=(1, 1, 1), neck_channels=16
+)
+STUDENT = TEACHER.model_copy(update={"pillar_channels": 8, "backbone_channels": (8, 16, 16), "neck_channels": 8})
+
+
+class OneScene:
+    """The same car and pedestrian for every sample."""
+
+    def __init__(self, cloud: npt.NDArray[np.float32]) -> None:
+        boxes = np.array([[8.0, 1.0, -1.0, 3.9, 1.6, 1.56, 0.3], [14.0, -3.0, 0.2, 0.8, 0.6, 1.73, 0.0]], np.float32)
+        self._scene = Scene(cloud, boxes, np.array([0, 1]))
+
+    def scene(self, sample_number: int) -> Scene:
+        return self._scene
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher's weights with its configuration beside them; it sees objects everywhere."""
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(5)
+    model = PointPillars(TEACHER)
+    model.head.state_dict()["bias"][: model.head_channels[0]] = 0.1
+    save_tensors(model.state_dict(), folder / "model.safetensors")
+    dump_config(DetectorConfig(model=TEACHER), folder / "config.yaml")
+    return folder
+
+
+def configure(teacher: Path, method: str, **changes: Any) -> DistillConfig:
+    settings: dict[str, Any] = {
+        "model": STUDENT.model_dump(),
+        "data": DataConfig(sources=(SourceConfig(root=Path("unused")),)),
+        "samples": 8,
+        "batch_size": 2,
+        "workers": 0,
+        "log_every": 1,
+        "checkpoint": CheckpointConfig(every_steps=2),
+        "teacher": teacher,
+        "distillation": {"method": method},
+    }
+    return DistillConfig.model_validate(settings | changes)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_trains_goes_on_and_leaves_a_plain_student(
+    method: str, teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    scenes = OneScene(tiny_cloud)
+    config = configure(teacher, method)
+    whole = distil(config, tmp_path / "whole", scenes=scenes)
+    distil(config, tmp_path / "parts", scenes=scenes, stop_after=4)
+    parts = distil(config, tmp_path / "parts", scenes=scenes)
+    first, second = load_file(whole), load_file(parts)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    plain = PointPillars(STUDENT).state_dict()
+    assert {name: value.shape for name, value in first.items()} == {name: value.shape for name, value in plain.items()}
+    log = (tmp_path / "whole" / "train.log").read_text()
+    assert ("distillation 0.0000" in log) == (method in {"none", "label-kd", "guided-init"})
+    assert re.search(r"step 4/4 .* classes \d.* distillation \d", log)
+
+
+def test_without_a_method_the_run_is_plain_training(
+    teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    config = configure(teacher, "none")
+    distilled = distil(config, tmp_path / "none", scenes=OneScene(tiny_cloud))
+    plain = TrainConfig.model_validate(config.model_dump(exclude={"teacher", "distillation"}))
+    trained = train(plain, tmp_path / "plain", scenes=OneScene(tiny_cloud))
+    first, second = load_file(distilled), load_file(trained)
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_the_teacher_is_neither_changed_nor_saved(
+    teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    before = load_file(teacher / "model.safetensors")
+    distil(configure(teacher, "pointdistiller"), tmp_path / "run", scenes=OneScene(tiny_cloud), stop_after=4)
+    after = load_file(teacher / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    checkpoint = load_checkpoint(list_checkpoints(tmp_path / "run")[-1])
+    assert checkpoint.companions
+    assert all(name.startswith("losses.") for name in checkpoint.companions)
+    kept = [*checkpoint.model.values(), *checkpoint.companions.values()]
+    wide = before["backbone.stages.1.0.conv.weight"].shape
+    assert wide not in {tensor.shape for tensor in kept}
+
+
+def test_a_teacher_of_other_cells_is_refused(teacher: Path, tmp_path: Path) -> None:
+    coarse = STUDENT.model_copy(update={"grid": GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12, cell=0.32)})
+    with pytest.raises(ConfigError, match=r"its grid\.cell is 0\.16, the student's 0\.32"):
+        distil(configure(teacher, "none", model=coarse.model_dump()), tmp_path / "run")
+
+
+def test_a_teacher_sees_the_same_on_a_part_of_its_grid(teacher: Path, tiny_cloud: npt.NDArray[np.float32]) -> None:
+    near = STUDENT.model_copy(update={"grid": GridConfig(x_max=10.24, y_min=-5.12, y_max=5.12)})
+    pillars = {grid: load_teacher(teacher, model) for grid, model in (("whole", STUDENT), ("near", near))}
+    features = {
+        grid: model.pillar_net(batch_pillars([pillarize(tiny_cloud, model.config.grid)], model.config.grid))
+        for grid, model in pillars.items()
+    }
+    cells = pillarize(tiny_cloud, GRID).cells
+    torch.testing.assert_close(features["near"], features["whole"][torch.from_numpy(cells % GRID.nx < GRID.nx // 2)])
+
+
+def test_a_training_configuration_becomes_a_distillation(teacher: Path, tmp_path: Path) -> None:
+    plain = configure(teacher, "none").model_dump(mode="json", exclude={"teacher", "distillation"})
+    dump_config(TrainConfig.model_validate(plain), tmp_path / "plain.yaml")
+    config = read_config(tmp_path / "plain.yaml", teacher, "fitnets")
+    assert (config.teacher, config.distillation.method) == (teacher, "fitnets")
+    assert read_config(tmp_path / "plain.yaml", teacher, None).distillation.method == "pointdistiller"
+    with pytest.raises(ConfigError, match="names no teacher; add --teacher"):
+        read_config(tmp_path / "plain.yaml", None, None)
+    with pytest.raises(ConfigError, match=r"method 'fitnet' is unknown; use one of none, pointdistiller, fitnets"):
+        read_config(tmp_path / "plain.yaml", teacher, "fitnet")
+
+
+def test_settings_of_the_file_stay_unless_another_method_is_asked_for(teacher: Path, tmp_path: Path) -> None:
+    config = configure(teacher, "pointdistiller", distillation={"method": "pointdistiller", "tau": 0.7})
+    dump_config(config, tmp_path / "own.yaml")
+    assert read_config(tmp_path / "own.yaml", None, "pointdistiller").distillation == config.distillation
+    assert read_config(tmp_path / "own.yaml", None, "none").distillation.method == "none"
+
+
+def test_table_and_settings_name_the_same_methods() -> None:
+    assert len(set(method_names())) == len(METHODS) == 13

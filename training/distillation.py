@@ -1,0 +1,172 @@
+"""Distilling a student from a teacher: the one table of methods, the run's configuration, and the run."""
+
+import copy
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from pd_edge.bundle import find_model
+from pd_edge.config import ModelConfig, parse_config, read_yaml
+from pd_edge.errors import ConfigError
+from pd_edge.training.batches import Scenes
+from pd_edge.training.checkpoint import RUN_CONFIG, load_model
+from pd_edge.training.config import TrainConfig
+from pd_edge.training.distill import PointDistiller, PointDistillerConfig
+from pd_edge.training.learner import Distilling, Teacher
+from pd_edge.training.loop import train
+from pd_edge.training.method import Method, MethodConfig
+from pd_edge.training.model import PointPillars
+from pd_edge.training.rivals.attention import AttentionTransfer, AttentionTransferConfig
+from pd_edge.training.rivals.contrastive import Contrastive, ContrastiveConfig
+from pd_edge.training.rivals.fitnets import FitNets, FitNetsConfig
+from pd_edge.training.rivals.guided_init import GuidedInit, GuidedInitConfig
+from pd_edge.training.rivals.label_kd import LabelKd, LabelKdConfig
+from pd_edge.training.rivals.none import NoMethod, NoMethodConfig
+from pd_edge.training.rivals.overhaul import Overhaul, OverhaulConfig
+from pd_edge.training.rivals.pp_logit import PpLogit, PpLogitConfig
+from pd_edge.training.rivals.rdd import RDD, RDDConfig
+from pd_edge.training.rivals.se_ssd import SeSsd, SeSsdConfig
+from pd_edge.training.rivals.similarity import Similarity, SimilarityConfig
+from pd_edge.training.rivals.zhang_ma import ZhangMa, ZhangMaConfig
+
+METHODS: dict[type[MethodConfig], type[Method]] = {
+    NoMethodConfig: NoMethod,
+    PointDistillerConfig: PointDistiller,
+    FitNetsConfig: FitNets,
+    AttentionTransferConfig: AttentionTransfer,
+    SeSsdConfig: SeSsd,
+    SimilarityConfig: Similarity,
+    ContrastiveConfig: Contrastive,
+    OverhaulConfig: Overhaul,
+    ZhangMaConfig: ZhangMa,
+    PpLogitConfig: PpLogit,
+    LabelKdConfig: LabelKd,
+    GuidedInitConfig: GuidedInit,
+    RDDConfig: RDD,
+}
+"""Which module a method's settings belong to. Each module names its source."""
+
+MethodSettings = Annotated[
+    NoMethodConfig
+    | PointDistillerConfig
+    | FitNetsConfig
+    | AttentionTransferConfig
+    | SeSsdConfig
+    | SimilarityConfig
+    | ContrastiveConfig
+    | OverhaulConfig
+    | ZhangMaConfig
+    | PpLogitConfig
+    | LabelKdConfig
+    | GuidedInitConfig
+    | RDDConfig,
+    Field(discriminator="method"),
+]
+"""Settings of any method; their field ``method`` tells which."""
+
+
+class DistillConfig(TrainConfig):
+    """A training run beside a teacher."""
+
+    teacher: Path = Field(description="The teacher: a model folder, run, checkpoint or .safetensors file.")
+    distillation: MethodSettings = Field(
+        PointDistillerConfig(), description="The method and its settings; `method` names it."
+    )
+
+
+def method_names() -> list[str]:
+    """The methods that ``distillation.method`` may name."""
+    return [kind.model_fields["method"].default for kind in METHODS]
+
+
+def read_config(path: Path, teacher: Path | None, method: str | None) -> DistillConfig:
+    """Reads a distillation's configuration, or completes a plain training configuration to one.
+
+    Args:
+        path: YAML file with the fields of :class:`DistillConfig`, or of ``TrainConfig`` alone.
+        teacher: Takes the place of the file's ``teacher``; a name that is no path is looked up among shipped models.
+        method: Takes the place of the file's ``distillation``, unless that names the same method.
+
+    Raises:
+        ConfigError: The file cannot be read or is wrong, the method is unknown, or there is no teacher.
+    """
+    if method is not None and method not in method_names():
+        raise ConfigError(f"method {method!r} is unknown; use one of {', '.join(method_names())}")
+    data = dict(read_yaml(path))
+    if teacher is not None:
+        data["teacher"] = str(teacher if teacher.exists() else find_model(str(teacher)))
+    if method is not None and data.get("distillation", {}).get("method") != method:
+        data["distillation"] = {"method": method}
+    if "teacher" not in data:
+        raise ConfigError(f"{path}: names no teacher; add --teacher with a model folder, run or weights file")
+    return parse_config(data, DistillConfig, str(path))
+
+
+def read_run(run: Path) -> TrainConfig:
+    """The configuration that a run folder holds: a :class:`DistillConfig` where there was a teacher.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    path = run / RUN_CONFIG
+    data = read_yaml(path)
+    return parse_config(data, DistillConfig if "teacher" in data else TrainConfig, str(path))
+
+
+def make_method(settings: MethodConfig, teacher: ModelConfig, student: ModelConfig) -> Method:
+    """The module of a method's settings, for these two sizes."""
+    # Every method's constructor takes these three; the table pairs each with its own settings.
+    return METHODS[type(settings)](settings, teacher, student)
+
+
+def distil(
+    config: DistillConfig,
+    out: Path,
+    *,
+    scenes: Scenes | None = None,
+    cache: Path | None = None,
+    stop_after: int | None = None,
+) -> Path:
+    """Trains a student beside its teacher, or goes on where the run in ``out`` stopped.
+
+    Arguments, result and errors are those of :func:`pd_edge.training.loop.train`. The student's file holds nothing of
+    its teacher, nor of the method.
+
+    Raises:
+        ConfigError: The teacher's cells, classes or anchors are not the student's.
+        EngineError: The teacher's weights cannot be read.
+    """
+    teacher = load_teacher(config.teacher, config.model)
+
+    def learner(student: PointPillars, _: TrainConfig) -> Distilling:
+        device = student.head.weight.device
+        method = make_method(config.distillation, teacher.config, student.config).to(device)
+        taught = copy.deepcopy(teacher).to(device).requires_grad_(requires_grad=False)
+        method.initialise(student, taught)
+        return Distilling(student, config, Teacher(taught, method, config.distillation.weight))
+
+    return train(config, out, learner=learner, scenes=scenes, cache=cache, stop_after=stop_after)
+
+
+def load_teacher(path: Path, student: ModelConfig) -> PointPillars:
+    """A teacher, laid out on the student's grid.
+
+    The network is the same at every place, so a student may see a smaller or larger part of the ground; the size of a
+    cell and the heights have to agree.
+
+    Raises:
+        ConfigError: The teacher's cells, heights, classes or direction bins are not the student's.
+        EngineError: The teacher's weights cannot be read.
+    """
+    teacher, detector = load_model(path)
+    for name in ("grid.cell", "grid.z_min", "grid.z_max", "classes", "direction_offset"):
+        theirs, ours = (attrgetter(name)(model) for model in (detector.model, student))
+        if theirs != ours:
+            raise ConfigError(
+                f"teacher {path}: its {name} is {theirs}, the student's {ours}; "
+                "give the student the teacher's, or another teacher"
+            )
+    teacher.config = detector.model.model_copy(update={"grid": student.grid})
+    return teacher

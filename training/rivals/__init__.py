@@ -1,0 +1,1 @@
+"""Distillation methods that PointDistiller is compared with, one module each."""

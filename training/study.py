@@ -1,0 +1,166 @@
+"""A study: methods x seeds x students, each cell one run, compared in pairs of the same seed.
+
+The runs of one seed start from the same weights and see the same augmented samples in the same order, so that the
+difference of two methods is taken within the seed. A cell that is done has a ``result.json`` and is not run again.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+
+from pd_edge.config import Config, ModelConfig
+from pd_edge.errors import DataError, PdEdgeError, TrainingError
+from pd_edge.files import read_text
+from pd_edge.report import write_json
+from pd_edge.training.checkpoint import CHECKPOINTS, load_model
+from pd_edge.training.config import TrainConfig
+from pd_edge.training.data_config import SourceConfig
+from pd_edge.training.distillation import DistillConfig, MethodSettings, distil
+from pd_edge.training.loop import RESUMABLE
+from pd_edge.training.run_log import versions
+from pd_edge.training.validate import validate
+
+RESULT = "result.json"
+
+
+class StudyConfig(Config):
+    """What a study runs."""
+
+    train: TrainConfig = Field(description="The runs' configuration; model and seed are replaced by each cell's.")
+    students: dict[str, ModelConfig] = Field(min_length=1, description="Students by name.")
+    teacher: Path = Field(description="The teacher: a model folder, run, checkpoint or .safetensors file.")
+    methods: dict[str, MethodSettings] = Field(min_length=1, description="Methods by the name of their row.")
+    baseline: str = Field("none", description="The method that the others are compared with.")
+    seeds: tuple[int, ...] = Field(min_length=2, description="Seeds; every method runs with each.")
+    val: dict[str, SourceConfig] = Field(min_length=1, description="Data sets to measure on, by name.")
+
+    @model_validator(mode="after")
+    def _baseline_is_run(self) -> "StudyConfig":
+        if self.baseline not in self.methods:
+            raise ValueError(f"baseline {self.baseline!r} is none of the methods {sorted(self.methods)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} name one twice; a run counts once")
+        return self
+
+
+class Cell(NamedTuple):
+    """One run of a study."""
+
+    student: str
+    method: str
+    seed: int
+    config: DistillConfig
+
+    def folder(self, out: Path) -> Path:
+        """Where the cell's files stand."""
+        return out / "cells" / f"{self.student}-{self.method}-seed{self.seed}"
+
+
+def cells(study: StudyConfig) -> list[Cell]:
+    """All cells, seed by seed: an unfinished study has whole rows of methods to compare."""
+    common = study.train.model_dump()
+    return [
+        Cell(
+            student,
+            method,
+            seed,
+            DistillConfig.model_validate(
+                {**common, "model": model, "seed": seed, "teacher": study.teacher, "distillation": settings}
+            ),
+        )
+        for seed in study.seeds
+        for student, model in study.students.items()
+        for method, settings in study.methods.items()
+    ]
+
+
+def run_cell(cell: Cell, study: StudyConfig, out: Path) -> dict[str, Any]:
+    """Trains and measures one cell, or reads what it gave before.
+
+    Raises:
+        PdEdgeError: The run or its evaluation failed, or the folder holds the cell of another configuration.
+    """
+    folder = cell.folder(out)
+    if (folder / RESULT).exists():
+        return _read_result(folder / RESULT, cell.config)
+    start = time.monotonic()
+    distil(cell.config, folder, cache=out / "cache")
+    trained = time.monotonic()
+    model, detector = load_model(folder)
+    measured = {name: validate(model, detector, source) for name, source in study.val.items()}
+    result = {
+        "student": cell.student,
+        "method": cell.method,
+        "seed": cell.seed,
+        "ap": measured,
+        "seconds": {"training": trained - start, "evaluation": time.monotonic() - trained},
+        "ran": versions(),
+        "config": cell.config.model_dump(mode="json"),
+    }
+    write_json(folder / RESULT, result)
+    shutil.rmtree(folder / CHECKPOINTS)  # needed to go on, and the cell is done
+    return result
+
+
+def finished(study: StudyConfig, out: Path) -> list[dict[str, Any]]:
+    """The results of the cells that are done, in the study's order.
+
+    Raises:
+        DataError: A result cannot be read, or is of another configuration.
+    """
+    done = ((cell, cell.folder(out) / RESULT) for cell in cells(study))
+    return [_read_result(path, cell.config) for cell, path in done if path.exists()]
+
+
+def _read_result(path: Path, config: DistillConfig) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(read_text(path, "the result of a study's cell"))
+    now = config.model_dump(mode="json")
+    changed = [name for name in now if name not in RESUMABLE and now[name] != result["config"].get(name)]
+    if changed:
+        raise DataError(f"{path}: made with another {', '.join(changed)}; give the study another output folder")
+    return result
+
+
+def run_study(
+    study: StudyConfig, out: Path, *, processes: int = 1, advance: Callable[[int, int], None] | None = None
+) -> Iterator[dict[str, Any] | PdEdgeError]:
+    """Runs what is missing of a study; yields every cell's result, or why there is none, as it comes.
+
+    Args:
+        study: The study.
+        out: Its folder; made where missing.
+        processes: Cells to run at a time; they share the GPU, or the processor's cores.
+        advance: Called with the cells done and the cells there are, after each.
+    """
+    todo = cells(study)
+    out.mkdir(parents=True, exist_ok=True)
+    threads = max((cpu_count() or 1) // processes, 1)
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        running = [pool.submit(_attempt, cell, study, out) for cell in todo]
+        for done, future in enumerate(as_completed(running), start=1):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                yield TrainingError(
+                    f"{out}: a process was killed, as the system does when memory runs out; "
+                    "start the study again, with fewer processes"
+                )
+            if advance is not None:
+                advance(done, len(todo))
+
+
+def _attempt(cell: Cell, study: StudyConfig, out: Path) -> dict[str, Any] | PdEdgeError:
+    try:
+        return run_cell(cell, study, out)
+    except PdEdgeError as error:
+        return type(error)(f"{cell.student}, {cell.method}, seed {cell.seed}: {error}")
