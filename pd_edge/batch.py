@@ -83,6 +83,23 @@ class BatchResult:
             if frame.ground_truth is not None and frame.labels is not None and frame.in_view
         ]
 
+    def complete_evaluation(self) -> Evaluation:
+        """Average precision over every frame that was asked for.
+
+        Raises:
+            DataError: A frame failed, or has no labels or calibration, or no class is one that KITTI evaluates.
+        """
+        if self.failures:
+            asked = len(self.frames) + len(self.failures)
+            raise DataError(f"{len(self.failures)} of {asked} frames failed: {self.failures[0].error}")
+        left_out = {frame.id for frame in self.frames} - {frame.id for frame in self.evaluated()}
+        if left_out:
+            raise DataError(f"frame {min(left_out)} has no labels or no calibration; AP needs both for every frame")
+        evaluation = self.evaluation()
+        if evaluation is None:
+            raise DataError(f"{self.model} knows {', '.join(self.classes)}; KITTI evaluates {', '.join(MIN_OVERLAP)}")
+        return evaluation
+
     def evaluation(self) -> Evaluation | None:
         """KITTI's average precision of the model's classes; None where no frame or no class allows it."""
         frames = self.evaluated()

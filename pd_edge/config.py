@@ -1,14 +1,20 @@
 """Configuration of a detector: frozen, strict, with units in the field docs, and its YAML reading and writing."""
 
+import difflib
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pd_edge.errors import ConfigError
+from pd_edge.files import write_bytes
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class Config(BaseModel):
@@ -163,12 +169,37 @@ def parse_config(data: Any, kind: type[ConfigT], source: str) -> ConfigT:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
-        )
+        problems = "; ".join(_problem(each, kind) for each in error.errors())
         raise ConfigError(f"{source}: {problems}") from error
 
 
+def _problem(error: "ErrorDetails", kind: type[BaseModel]) -> str:
+    """One of pydantic's errors in words; an unknown key with the known one that it resembles."""
+    *place, name = error["loc"] or ("the file",)
+    where = ".".join(map(str, error["loc"])) or "the file"
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg']} (got {error['input']!r:.80})"
+    known = _keys_at(kind, place)
+    close = difflib.get_close_matches(str(name), known, 1)
+    advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}" if known else "take it out"
+    return f"{where}: unknown key; {advice}"
+
+
+def _keys_at(kind: type[BaseModel], place: Sequence[int | str]) -> list[str]:
+    """The keys that a configuration knows at a place; none where the place leads through a list or table."""
+    for step in place:
+        field = kind.model_fields.get(str(step))
+        inner = field.annotation if field is not None else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        kind = inner
+    return list(kind.model_fields)
+
+
 def dump_config(config: Config, path: Path) -> None:
-    """Writes a configuration, with every default resolved, as YAML."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    """Writes a configuration, with every default resolved, as YAML; a killed run leaves no half file.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    write_bytes(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())

@@ -120,7 +120,7 @@ class Detector:
             self._decoder.decode(self.runtime.infer(canvas))
 
     def _say_notes(self, cloud: CheckedCloud, detections: Detections, source: str) -> None:
-        """Logs, once each, what was changed in a cloud and that none of it lies in the grid."""
+        """Logs, as a warning once each, what was changed in a cloud and that none of it lies in the grid."""
         if cloud.removed:
             self._say("removed", f"{source}: {cloud.removed} points with NaN or infinity left out")
         if cloud.intensity_scale != 1:
@@ -132,9 +132,9 @@ class Detector:
             self._say("outside", f"{source}: none of {len(cloud.points)} points lies in the grid ({_extent(grid)})")
 
     def _say(self, key: str, message: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            _log.warning("%s (said once)", message)
+        level = logging.INFO if key in self._said else logging.WARNING
+        self._said.add(key)
+        _log.log(level, "%s%s", message, "" if level == logging.INFO else " (said once; of every cloud at level INFO)")
 
 
 def load(

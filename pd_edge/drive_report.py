@@ -12,6 +12,7 @@ import numpy as np
 import pd_edge
 from pd_edge.batch import BatchResult, FrameResult, points_to_use
 from pd_edge.config import DetectorConfig, dump_config
+from pd_edge.errors import DataError
 from pd_edge.evaluate import Evaluation
 from pd_edge.files import write_bytes
 from pd_edge.kitti import DONT_CARE, Dataset, Frame, boxes_to_lidar, write_labels
@@ -21,6 +22,8 @@ from pd_edge.tables import Table, markdown_table
 
 PICTURE_SCORE = 0.3
 """Detections scoring less are left out of pictures (they stay in the files), or they would hide the others."""
+
+DETECTOR = "detector.yaml"
 
 
 class Outputs(NamedTuple):
@@ -67,6 +70,8 @@ def write_drive_report(
         MissingExtraError: Pictures are wanted, but matplotlib is not installed.
     """
     labelled = [frame for frame in result.frames if frame.labels is not None]
+    _clear_earlier_run(out)
+    dump_config(config, out / DETECTOR)  # first, so that what a killed run leaves is known as a run's
     for frame in labelled:
         write_labels(out / "labels" / f"{frame.id}.txt", frame.labels or [])
     drawn = draw_pictures(out / "pictures", dataset, result, config, pictures, crop=crop, advance=advance)
@@ -75,8 +80,20 @@ def write_drive_report(
     write_json(out / "report.json", data)
     text = report_markdown(title, result, evaluation, [path.relative_to(out) for path in drawn])
     write_bytes(out / "report.md", text.encode())
-    dump_config(config, out / "detector.yaml")
     return Outputs(out, out / "report.md", out / "labels" if labelled else None, drawn)
+
+
+def _clear_earlier_run(out: Path) -> None:
+    """Removes the labels and pictures of an earlier run: those of frames that fail now would pass for this run's.
+
+    Raises:
+        DataError: There are such files, but no detector's configuration beside them: somebody else's.
+    """
+    left = [*(out / "labels").glob("*.txt"), *(out / "pictures").glob("*.png")]
+    if left and not (out / DETECTOR).is_file():
+        raise DataError(f"{left[0]}: is of no run of this detector, which leave {DETECTOR}; give another folder")
+    for path in left:
+        path.unlink()
 
 
 def report_markdown(

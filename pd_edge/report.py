@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pd_edge.batch import BatchResult, FrameResult
 from pd_edge.bench import BenchResult, BenchSkipped, stage_latencies
 from pd_edge.boxes import Detections
@@ -25,14 +27,18 @@ IN_VIEW_NOTE = (
 )
 
 
-def detections_table(detections: Detections, classes: Sequence[str], title: str) -> Table:
-    """One row a detection, LiDAR frame."""
+def detections_table(detections: Detections, classes: Sequence[str], title: str, least: float = 0.0) -> Table:
+    """One row a detection that scores at least ``least``, LiDAR frame; the others are counted below it."""
+    shown = int(np.count_nonzero(detections.scores >= least))  # best first
     rows = [
         (classes[label], f"{score:.2f}", *(f"{value:.2f}" for value in box[:6]), f"{math.degrees(box[6]):.0f}")
-        for box, label, score in zip(detections.boxes, detections.labels, detections.scores, strict=True)
+        for box, label, score in zip(*(each[:shown] for each in detections), strict=True)
     ]
+    weak = len(detections.scores) - shown
     axes = ("x [m]", "y [m]", "z [m]", "length [m]", "width [m]", "height [m]", "yaw [deg]")
-    notes = () if rows else ("Nothing found.",)
+    notes = () if len(detections.scores) else ("Nothing found.",)
+    if weak:
+        notes = (f"{weak} weaker ones, scoring less than {least:g}, are not shown; --json and --out have them.",)
     return Table(title, ("class", "score", *axes), rows, notes)
 
 

@@ -143,6 +143,7 @@ def test_wrong_usage_exits_with_2(run: CommandLine, arguments: list[str]) -> Non
         (["train", "nowhere.yaml", "--out", "run"], "nowhere.yaml: cannot be read"),
         (["detect", ".", "--model", "nothing"], "."),
         (["bench", "--model", "nothing"], "no model named 'nothing'"),
+        (["bench", "--runtimes", "openvino:int4"], "runtime 'openvino:int4': choose of openvino, onnxruntime, torch"),
         (["bundle", "nowhere", "out"], "nowhere: no weights there"),
         (["simulate", "out", "--frames", "1", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["realism", "nowhere", "nowhere", "--out", "out"], "nowhere"),
@@ -196,6 +197,25 @@ def test_detect_in_one_cloud_prints_what_the_library_finds(
     assert "p99 [ms]" in outcome.err
 
 
+def test_weak_detections_are_counted_below_the_table(
+    run: CommandLine, tiny_bundle: Bundle, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    write_cloud(tmp_path / "scan.npy", tiny_cloud)
+    scores = pd_edge.load(tiny_bundle.folder).detect(tiny_cloud).scores
+    weak = int(np.count_nonzero(scores < 0.3))
+    assert weak
+    short = run("detect", tmp_path / "scan.npy", "--model", tiny_bundle.folder).out
+    whole = run("detect", tmp_path / "scan.npy", "--model", tiny_bundle.folder, "--score", 0.1).out
+    assert f"{weak} weaker ones, scoring less than 0.3, are not shown" in " ".join(short.split())
+    assert "are not shown" not in whole
+    rows = [
+        sum(line.split()[0] in {"Car", "Pedestrian", "Cyclist"} for line in text.splitlines() if line.split())
+        for text in (short, whole)
+    ]
+    assert rows == [len(scores) - weak, len(scores)]
+    assert "Nothing found" not in short
+
+
 def test_detect_takes_a_least_score(
     run: CommandLine, tiny_bundle: Bundle, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
@@ -234,6 +254,29 @@ def test_detect_goes_past_bad_frames_and_leaves_everything(
     assert "000001" in (out / "report.md").read_text()
     assert Bundle.load(tiny_bundle.folder).config == pd_edge.load(tiny_bundle.folder).config
     assert (out / "detector.yaml").is_file()
+
+
+def test_a_second_run_leaves_nothing_of_the_first(
+    run: CommandLine, tiny_bundle: Bundle, kitti: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    run("detect", kitti, "--model", tiny_bundle.folder, "--out", out, "--pictures", 3)
+    (kitti / "training" / "velodyne" / "000001.bin").write_bytes(b"short")
+    run("detect", kitti, "--model", tiny_bundle.folder, "--out", out, "--pictures", 1)
+    assert sorted(path.name for path in (out / "labels").iterdir()) == ["000000.txt", "000002.txt"]
+    assert len(list((out / "pictures").iterdir())) == 1
+
+
+def test_files_of_somebody_else_are_left_alone(
+    run: CommandLine, tiny_bundle: Bundle, kitti: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "mine.txt").write_text("dear diary")
+    outcome = run("detect", kitti, "--model", tiny_bundle.folder, "--out", tmp_path)
+    assert outcome.code == 1
+    assert "mine.txt: is of no run of this detector" in outcome.err
+    assert (tmp_path / "labels" / "mine.txt").read_text() == "dear diary"
 
 
 def test_detect_exits_with_1_where_no_frame_could_be_used(
@@ -366,14 +409,14 @@ def test_eval_stops_at_a_bad_frame_and_without_labels(run: CommandLine, tiny_bun
 def test_bench_side_by_side(run: CommandLine, tiny_bundle: Bundle, kitti: Path) -> None:
     outcome = run(
         "bench",
-        *("--model", tiny_bundle.folder, "--runtimes", "openvino, nothing:fp32", "--runs", 2),
+        *("--model", tiny_bundle.folder, "--runtimes", "openvino, torch:bf16", "--runs", 2),
         *("--frames", kitti, "--json", "-"),
     )
     assert outcome.code == 0, outcome.err
     done, skipped = json.loads(outcome.out)
     assert done["case"]["runtime"] == "openvino"
     assert done["stages_ms"]["total"]["p50"] > 0
-    assert "nothing" in skipped["skipped"]
+    assert "torch runs the network in fp32 only" in skipped["skipped"]
     assert "peak memory [MiB]" in outcome.err
 
 

@@ -8,7 +8,6 @@ import torch
 from pd_edge.batch import detect_batch
 from pd_edge.config import DetectorConfig, GridConfig
 from pd_edge.detector import Detector
-from pd_edge.errors import DataError
 from pd_edge.kitti import DONT_CARE, Dataset, Frame, ObjectDataset, boxes_to_lidar, dont_care
 from pd_edge.pillars import PillarNet
 from pd_edge.runtimes.torch import ModuleRuntime
@@ -62,10 +61,7 @@ def validate(model: PointPillars, config: DetectorConfig, source: SourceConfig) 
     runtime = ModuleRuntime(model.to(device).eval())
     dataset = WithinGrid(ObjectDataset(source.root, source.split), config.model.grid)
     found = detect_batch(Detector(InMemory("network", config, model.fold_pillar_net()), runtime), dataset, crop=True)
-    evaluation = found.evaluation()
-    if evaluation is None or found.failures or len(found.evaluated()) < len(found.frames):
-        reason = found.failures[0].error if found.failures else "a frame has no labels, calibration or image size"
-        raise DataError(f"{source.root}: every frame has to be evaluated, but {reason}")
+    evaluation = found.complete_evaluation()
     return {
         metric: {name: evaluation.result(name, metric, "moderate").ap for name in evaluation.classes}
         | {"mean": evaluation.mean(metric, "moderate")}

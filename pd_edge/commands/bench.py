@@ -42,10 +42,18 @@ def bench(
     from pd_edge.bench import Case
     from pd_edge.bench import bench as measure
     from pd_edge.commands.shared import present
+    from pd_edge.errors import ConfigError
     from pd_edge.report import bench_json, bench_table
+    from pd_edge.runtimes import PRECISIONS, RUNTIMES
     from pd_edge.terminal import counting
 
     pairs = [each.strip().partition(":") for each in runtimes.split(",")]
+    for runtime, _, precision in pairs:
+        if runtime not in RUNTIMES or precision not in ("", *PRECISIONS):
+            raise ConfigError(
+                f"runtime '{runtime}{':' if precision else ''}{precision}': choose of {', '.join(RUNTIMES)}, each with "
+                f":{' or :'.join(PRECISIONS)} behind it or nothing"
+            )
     cases = [
         Case(name, runtime, precision or "fp32", threads)
         for name in model or [DEFAULT_MODEL]

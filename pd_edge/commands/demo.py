@@ -27,6 +27,7 @@ def demo(
     The folder gets the detections (KITTI labels and JSON), bird's-eye pictures, and a report of AP and latency.
 
     Of a KITTI object folder the val frames are taken, where it lists any. `make demo` runs this.
+    Needs the extra viz.
 
     \b
     Examples:
@@ -41,7 +42,7 @@ def demo(
     dataset = open_dataset(kitti, _val(kitti)) if kitti is not None else None
     detector = load_detector(model, runtime, "fp32", None, None)
     if dataset is None:
-        dataset = open_dataset(_simulate(out / "simulated", frames, seed))
+        dataset = open_dataset(_simulate(out / "simulated" / f"seed-{seed}-frames-{frames}", frames, seed))
     title = f"Detections in {'a simulated drive' if kitti is None else kitti.resolve().name}"
     tell_run(detect_and_write(detector, dataset, out, title, pictures=PICTURES))
 

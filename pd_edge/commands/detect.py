@@ -45,6 +45,9 @@ def detect(
     Prints latency by stage and, where the input has labels, KITTI's average precision in the camera's field of view.
     Without calibration there are no KITTI labels to write: detections.json has the boxes in the LiDAR frame.
 
+    Of up to 3 frames the detections are printed, those scoring 0.3 or more unless --score says otherwise; the files
+    hold all from the model's own threshold on, 0.1, at most 50 in a frame.
+
     A frame that cannot be used is passed over and counted; the exit code is 1 only where no frame could be used.
 
     \b
@@ -55,6 +58,7 @@ def detect(
     """
     from pd_edge.batch import JoinedDataset
     from pd_edge.commands.shared import detect_and_write, load_detector, tell_run
+    from pd_edge.drive_report import PICTURE_SCORE
     from pd_edge.pictures import check_drawable
 
     if pictures and out is None:
@@ -65,12 +69,12 @@ def detect(
     detector = load_detector(model, runtime, precision, threads, score)
     title = f"Detections in {', '.join(path.resolve().name for path in inputs)}"
     run = detect_and_write(detector, dataset, out, title, pictures=pictures, crop=crop)
-    tell_run(run, _detections(run.result), json_file)
+    tell_run(run, _detections(run.result, PICTURE_SCORE if score is None else 0.0), json_file)
 
 
-def _detections(result: "BatchResult") -> "list[Table]":
-    """A table of each frame's detections, where frames are few."""
+def _detections(result: "BatchResult", least: float) -> "list[Table]":
+    """A table of each frame's detections that score at least ``least``, where frames are few."""
     from pd_edge.report import detections_table
 
     few = result.frames if len(result.frames) <= FEW else ()
-    return [detections_table(each.detections, result.classes, f"Detections in {each.id}") for each in few]
+    return [detections_table(each.detections, result.classes, f"Detections in {each.id}", least) for each in few]

@@ -37,8 +37,9 @@ def evaluate(
     """Compute KITTI's average precision of a model or of files.
 
     Either detects in the frames of DATASET, cut to the camera's field of view as KITTI's labels are, or compares
-    folders of label files; there, --split names a file that lists the frames, and without it every label file needs a
-    prediction file (an empty one where nothing was found). Every frame counts: one that cannot be read is an error.
+    folders of label files; there, --split lists the frames (val, or a file of names), and without it every label file
+    needs a prediction file (an empty one where nothing was found). Every frame counts: one that cannot be read is an
+    error.
 
     JSON: {frames, results: [{class_name, metric, difficulty, recall, ap, objects, ceiling, interval}]}, in percent;
     metric is 2d, bev, 3d, or aos, aos_bev, aos_3d for the orientation of the same matches.
@@ -46,7 +47,7 @@ def evaluate(
     \b
     Examples:
       pd-edge eval kitti/object --split val --model pointpillars-4x --bootstrap 1000
-      pd-edge eval --predictions found/labels --labels kitti/object/training/label_2 --split val.txt
+      pd-edge eval --predictions found/labels --labels kitti/object/training/label_2 --split val
     """
     if (dataset is None) == (predictions is None) or (predictions is None) != (labels is None):
         raise typer.BadParameter("give DATASET, or both --predictions and --labels")
@@ -71,21 +72,10 @@ def evaluate(
 
 def _evaluate_model(detector: "Detector", frames: "Dataset") -> "Evaluation":
     from pd_edge.batch import detect_batch
-    from pd_edge.errors import DataError
-    from pd_edge.evaluate import MIN_OVERLAP
     from pd_edge.terminal import counting
 
     with counting("frames") as advance:
-        result = detect_batch(detector, frames, advance=advance)
-    if result.failures:
-        raise DataError(f"{len(result.failures)} of {len(frames)} frames failed: {result.failures[0].error}")
-    if len(result.evaluated()) < len(frames):
-        missing = {frame.id for frame in result.frames} - {frame.id for frame in result.evaluated()}
-        raise DataError(f"frame {min(missing)} has no labels or no calibration; AP needs both for every frame")
-    evaluation = result.evaluation()
-    if evaluation is None:
-        raise DataError(f"{detector.name} knows {', '.join(result.classes)}; KITTI evaluates {', '.join(MIN_OVERLAP)}")
-    return evaluation
+        return detect_batch(detector, frames, advance=advance).complete_evaluation()
 
 
 def _evaluate_files(predictions: Path, labels: Path, split: str | None) -> "Evaluation":

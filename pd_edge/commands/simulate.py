@@ -19,8 +19,9 @@ def simulate(
 ) -> None:
     """Simulate LiDAR scans with labels, in KITTI's layout.
 
-    Complete frames are kept, so an interrupted run goes on where it stopped. recipe.yaml in the folder says how it was
-    made. Needs the extra train.
+    Complete frames are kept, so an interrupted run goes on where it stopped; a drive is kept whole or made anew, and
+    keeps its length. recipe.yaml in the folder says how it was made; a folder that holds anything else is left alone.
+    Needs the extra train.
 
     \b
     Examples:

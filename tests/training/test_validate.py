@@ -54,5 +54,5 @@ def test_objects_beyond_the_grid_are_regions_not_judged(folder: Path) -> None:
 
 def test_a_frame_without_labels_is_an_error(tiny_model: PointPillars, folder: Path) -> None:
     (folder / "training" / "label_2" / "000001.txt").unlink()
-    with pytest.raises(DataError, match="every frame has to be evaluated, but"):
+    with pytest.raises(DataError, match="1 of 3 frames failed: frame 000001"):
         validate(tiny_model, DetectorConfig(model=tiny_model.config), SourceConfig(root=folder))
