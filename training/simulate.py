@@ -17,7 +17,7 @@ from pydantic import Field
 
 from pd_edge.clouds import write_cloud
 from pd_edge.config import Config, dump_config, load_config, parse_config
-from pd_edge.errors import ConfigError
+from pd_edge.errors import ConfigError, DataError
 from pd_edge.files import write_bytes
 from pd_edge.kitti import write_labels, write_object_calibration, write_raw_calibration
 from pd_edge.kitti_oxts import packets_from_poses, write_oxts, write_timestamps
@@ -35,6 +35,9 @@ START_NS = 1_767_225_600_000_000_000
 """2026-01-01 00:00 UTC, when every simulated drive starts."""
 WORTH_PROCESSES = 16
 """Fewer frames are made faster than processes start."""
+NO_USE_IN_DRIVES = ("placement.", "world.curb_min", "world.curb_max", "full_cloud", "val_share")
+"""Beginnings of the fields that only object folders heed: the traffic of a drive has lanes, curbs and gaps of its own,
+its clouds are whole turns, and it has no splits."""
 
 Advance = Callable[[int, int], None]
 ResultT = TypeVar("ResultT")
@@ -77,6 +80,7 @@ def simulate_object(
 
     Raises:
         ConfigError: The folder holds data of another recipe, or an argument is out of range.
+        DataError: The folder holds something else, or cannot be written.
     """
     recipe = _recipe("object", frames, seed, config, workers)
     claim(out, recipe)
@@ -101,13 +105,14 @@ def simulate_drive(
 ) -> Path:
     """Writes a raw drive: a street with parked and moving objects, scanned all around at 10 Hz from a moving car.
 
-    A drive that is complete is kept; one that was interrupted is made anew.
+    A drive that is complete is kept; one that was interrupted is made anew. The street depends on the number of scans,
+    so a drive never becomes longer or shorter.
 
     Args:
         out: The folder; gets the day's folder, with calibration and the drive in it, and the recipe.
         frames: How many scans.
         seed: 0 or more.
-        config: What to simulate; the defaults when left out. A drive's clouds are always whole turns.
+        config: What to simulate; the defaults when left out. What starts as :data:`NO_USE_IN_DRIVES` must be default.
         workers: Processes.
         advance: Called with the scans done and the scans wanted, after each.
 
@@ -115,9 +120,12 @@ def simulate_drive(
         The drive's folder, as :class:`pd_edge.kitti.RawDrive` takes it.
 
     Raises:
-        ConfigError: The folder holds data of another recipe, or an argument is out of range.
+        ConfigError: The folder holds data of another recipe or a drive of another length, an argument is out of range,
+            or the configuration sets a field that drives have no use for.
+        DataError: The folder holds something else, or cannot be written.
     """
     recipe = _recipe("drive", frames, seed, config, workers)
+    _check_drive(recipe.config)
     claim(out, recipe)
     path = out / DAY / f"{DAY}_drive_{seed % 10_000:04d}_sync"
     if (path / "tracklet_labels.xml").exists() and _scan_file(path, frames - 1).exists():
@@ -169,22 +177,72 @@ def _recipe(
     return parse_config(fields, Recipe, "simulated data")
 
 
+def _check_drive(config: SimulateConfig) -> None:
+    unused = [
+        f"{name} = {value} (default {default})"
+        for name, value, default in _differences(config, SimulateConfig())
+        if name.startswith(NO_USE_IN_DRIVES)
+    ]
+    if unused:
+        raise ConfigError(
+            f"simulated drive: {', '.join(unused)}: drives have no use for that, only object folders; leave it out, or "
+            "simulate an object folder (no --drive)"
+        )
+
+
 def claim(out: Path, recipe: Recipe) -> None:
-    """Writes the recipe, or checks it against the one that is there.
+    """Writes the recipe into a new or empty folder, or checks it against the one that is there.
+
+    Files whose names start with a dot are nobody's data.
 
     Raises:
-        ConfigError: The folder's recipe differs in more than the number of frames.
+        ConfigError: The folder's recipe is another one; of an object folder, in more than the number of frames.
+        DataError: The folder holds something but no recipe, or cannot be read or written.
     """
-    path = out / RECIPE
-    if path.exists():
-        found = load_config(path, Recipe)
-        if found.model_copy(update={"frames": recipe.frames}) != recipe:
-            raise ConfigError(
-                f"{path}: this folder holds simulated data of another recipe (seed {found.seed}, generator "
-                f"{found.generator}); choose another folder, or remove this one"
-            )
-    out.mkdir(parents=True, exist_ok=True)
+    path, names = out / RECIPE, _names_in(out)
+    if RECIPE in names:
+        _check_same(path, load_config(path, Recipe), recipe)
+    elif names:
+        raise DataError(
+            f"{out}: holds {names[0]!r} but no {RECIPE}, so it is not a simulated data set; expected a new or an empty "
+            "folder; give another one, or empty it"
+        )
     dump_config(recipe, path)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """What a folder holds, apart from hidden files; nothing if there is no such folder."""
+    try:
+        return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be used ({error.strerror}); give a folder you may write to") from error
+
+
+def _check_same(path: Path, found: Recipe, wanted: Recipe) -> None:
+    differing = [
+        f"{name} {there}, asked for {asked}"
+        for name, there, asked in _differences(found, wanted)
+        if name != "frames" or wanted.kind == "drive"
+    ]
+    if differing:
+        raise ConfigError(
+            f"{path}: this folder holds simulated data of another recipe ({'; '.join(differing)}); choose another "
+            "folder, or remove this one"
+        )
+
+
+def _differences(one: Config, other: Config) -> list[tuple[str, object, object]]:
+    """Dotted name and both values of each field in which two configurations of one kind differ."""
+    found: list[tuple[str, object, object]] = []
+    for name in type(one).model_fields:
+        first, second = getattr(one, name), getattr(other, name)
+        if isinstance(first, Config):
+            found += [(f"{name}.{inner}", a, b) for inner, a, b in _differences(first, second)]
+        elif first != second:
+            found.append((name, first, second))
+    return found
 
 
 def frame_id(index: int) -> str:
