@@ -9,6 +9,8 @@ A model folder holds::
     model.safetensors   the torch state dict, for training and the torch runtime; may be left out on a vehicle
     results.json        measured figures by name, optional
     MODEL_CARD.md       data, licence, how to reproduce
+    train.yaml          settings of the training run, optional
+    run.json            what it ran with and how many samples it saw, optional
 
 :func:`pd_edge.engines.onnx_export.export_bundle` writes one.
 """

@@ -11,6 +11,7 @@ from pd_edge.config import GridConfig
 from pd_edge.errors import DataError
 from pd_edge.pillars import Pillars, pillarize
 from pd_edge.training.config import TrainConfig
+from pd_edge.training.interrupt import outlive_signals
 from pd_edge.training.model import PillarBatch
 from pd_edge.training.scene import Scene
 from pd_edge.training.targets import TargetAssigner, Targets, batch_targets
@@ -103,6 +104,7 @@ def load_batches(scenes: Scenes, config: TrainConfig, share: Share, steps: range
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         pin_memory=pin,
+        worker_init_fn=outlive_signals,
         generator=torch.Generator(),  # so that opening a loader draws nothing from the run's own random state
     )
     for batch in loader:

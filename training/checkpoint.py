@@ -7,9 +7,10 @@ A checkpoint is a folder ``checkpoints/<samples>`` that appears whole (written a
     companions.safetensors what a distillation method trains beside them; no part of the detector
     optimiser.safetensors  AdamW's moments by parameter name, and the random state of torch
     config.yaml            the detector's configuration
-    state.json             samples seen, the run's configuration, loss scale
+    state.json             samples seen, the run's configuration, loss scale, the SHA-256 of a teacher
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pd_edge.config import DetectorConfig, dump_config, load_config
-from pd_edge.errors import ConfigError, EngineError
+from pd_edge.config import Config, DetectorConfig, dump_config, load_config, parse_config
+from pd_edge.errors import ConfigError, DataError, EngineError
+from pd_edge.files import read_text, write_bytes
 from pd_edge.training.model import PointPillars
 
 Tensors = dict[str, Tensor]
@@ -33,6 +36,19 @@ CONFIG, RUN_CONFIG, STATE = "config.yaml", "train.yaml", "state.json"
 CHECKPOINTS = "checkpoints"
 PARTIAL = ".partial-"
 RANDOM_STATE = "torch.random"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter."""
+
+
+class State(Config):
+    """What ``state.json`` holds."""
+
+    samples: int = Field(gt=0, description="Samples seen, by all processes.")
+    processes: int = Field(gt=0, description="Processes that trained together.")
+    average_updates: int = Field(ge=0, description="Steps that the average has followed.")
+    scaler: dict[str, int | float] = Field(description="State of the loss scale; empty where there is none.")
+    config: dict[str, Any] = Field(description="The run's configuration.")
+    teacher_sha256: str | None = Field(None, description="SHA-256 of the teacher's weights, where there is a teacher.")
 
 
 class Checkpoint(NamedTuple):
@@ -41,18 +57,45 @@ class Checkpoint(NamedTuple):
     model: Tensors
     average: Tensors | None
     optimiser: Tensors
-    state: dict[str, Any]
+    state: State
     companions: Tensors | None = None
+
+
+def make_run_folder(out: Path) -> None:
+    """Makes a run folder where it is missing.
+
+    Raises:
+        DataError: It is a file, or nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if out.is_file() else error.strerror
+        raise DataError(f"{out}: cannot be a run folder ({reason}); give a folder you may write to") from error
+    if not os.access(out, os.W_OK):
+        raise DataError(f"{out}: this run folder is not writable; give a folder you may write to")
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, config: DetectorConfig, keep: int) -> Path:
     """Writes a checkpoint into a run folder and removes all but the newest ``keep``; returns its folder.
 
-    ``checkpoint.state["samples"]`` names it. One that is there already stays: the same samples give the same state.
+    ``checkpoint.state.samples`` names it. One that is there already stays: the same samples give the same state.
+
+    Raises:
+        DataError: It cannot be written.
     """
-    folder = checkpoint_folder(run, checkpoint.state["samples"])
-    if folder.exists():
-        return folder
+    folder = checkpoint_folder(run, checkpoint.state.samples)
+    if not folder.exists():
+        try:
+            _write_checkpoint(folder, checkpoint, config)
+            for old in list_checkpoints(run)[:-keep]:
+                shutil.rmtree(old.rename(old.with_name(f"{PARTIAL}{old.name}")))
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be written ({error.strerror}); make room there, then resume") from error
+    return folder
+
+
+def _write_checkpoint(folder: Path, checkpoint: Checkpoint, config: DetectorConfig) -> None:
     for leftover in folder.parent.glob(f"{PARTIAL}*"):
         shutil.rmtree(leftover)
     partial = folder.with_name(f"{PARTIAL}{folder.name}")
@@ -64,12 +107,9 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, config: DetectorConfig, k
     if checkpoint.companions:
         save_tensors(checkpoint.companions, partial / COMPANIONS)
     dump_config(config, partial / CONFIG)
-    (partial / STATE).write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
+    write_bytes(partial / STATE, checkpoint.state.model_dump_json(indent=1).encode())
     _flush(partial)
     partial.rename(folder)
-    for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old.rename(old.with_name(f"{PARTIAL}{old.name}")))
-    return folder
 
 
 def checkpoint_folder(run: Path, samples: int) -> Path:
@@ -97,24 +137,50 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         EngineError: A file of it is missing or damaged.
     """
     average, companions = folder / AVERAGE, folder / COMPANIONS
+    state = load_state(folder)
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EngineError(
-            f"{folder / STATE}: cannot be read ({error}); delete the folder {folder} to resume from the one before it"
-        ) from error
-    return Checkpoint(
-        load_tensors(folder / MODEL),
-        load_tensors(average) if average.exists() else None,
-        load_tensors(folder / OPTIMISER),
-        state,
-        load_tensors(companions) if companions.exists() else None,
-    )
+        return Checkpoint(
+            load_tensors(folder / MODEL),
+            load_tensors(average) if average.exists() else None,
+            load_tensors(folder / OPTIMISER),
+            state,
+            load_tensors(companions) if companions.exists() else None,
+        )
+    except EngineError as error:
+        raise EngineError(f"{error}; {_way_out(folder)}") from error
+
+
+def load_state(folder: Path) -> State:
+    """Reads a checkpoint's ``state.json``.
+
+    Raises:
+        EngineError: It is missing or damaged.
+    """
+    path = folder / STATE
+    try:
+        return parse_config(json.loads(read_text(path, "the state of a run")), State, str(path))
+    except (ConfigError, DataError) as error:
+        raise EngineError(f"{error}; {_way_out(folder)}") from error
+    except ValueError as error:
+        raise damaged(path, f"is not valid JSON ({error})") from error
+
+
+def damaged(path: Path, reason: str) -> EngineError:
+    """The error that a checkpoint's file makes it unusable for a reason, as "holds nothing"."""
+    return EngineError(f"{path}: {reason}; {_way_out(path.parent)}")
+
+
+def _way_out(folder: Path) -> str:
+    return f"delete the folder {folder} to resume from the checkpoint before it"
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors by name as safetensors, in plain row-major order whatever their memory format."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """Writes tensors by name as safetensors, in plain row-major order whatever their memory format.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def load_tensors(path: Path) -> Tensors:
@@ -128,6 +194,15 @@ def load_tensors(path: Path) -> Tensors:
     except (OSError, SafetensorError) as error:
         raise EngineError(f"{path}: cannot be read ({error}); expected a safetensors file of weights") from error
     return tensors
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, types and shapes, wherever they are."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def find_weights(path: Path) -> Path:
@@ -158,18 +233,45 @@ def load_weights(model: nn.Module, path: Path) -> None:
             told.
     """
     path = find_weights(path)
-    given, wanted = load_tensors(path), model.state_dict()
+    given = load_tensors(path)
+    problem = _misfit(given, model.state_dict())
+    if problem is not None:
+        raise EngineError(f"{path}: {problem}; give weights of a model with the same configuration")
+    model.load_state_dict(given)
+
+
+def restore(wanted: Mapping[str, Tensor], given: Tensors | None, path: Path) -> None:
+    """Copies tensors of a checkpoint to those of a run.
+
+    Args:
+        wanted: The run's own, as its ``state_dict`` gives them; they are overwritten.
+        given: The checkpoint's; None where it has no such file.
+        path: The checkpoint's file, for the error.
+
+    Raises:
+        EngineError: A name is missing, extra or of another shape.
+    """
+    if given is None:
+        raise damaged(path, "is missing")
+    problem = _misfit(given, wanted)
+    if problem is not None:
+        raise damaged(path, problem)
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(given[name])
+
+
+def _misfit(given: Tensors, wanted: Mapping[str, Tensor]) -> str | None:
+    """The first name that is missing, extra or of another shape, in words."""
     problems = [f"{name} is missing" for name in wanted if name not in given]
-    problems += [f"{name} is not a weight of this model" for name in given if name not in wanted]
+    problems += [f"{name} belongs to no weight of this model" for name in given if name not in wanted]
     problems += [
         f"{name} has shape {tuple(given[name].shape)}, the model needs {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in given and given[name].shape != tensor.shape
     ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise EngineError(f"{path}: {problems[0]}{more}; give weights of a model with the same configuration")
-    model.load_state_dict(given)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}" if problems else None
 
 
 def load_model(path: Path) -> tuple[PointPillars, DetectorConfig]:
@@ -199,19 +301,39 @@ def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> Ten
     return {**tensors, RANDOM_STATE: torch.get_rng_state()}
 
 
-def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Tensors) -> None:
+def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Tensors, path: Path) -> None:
     """Puts back what :func:`optimiser_tensors` gave. Moments get their parameter's memory format.
 
-    The fused optimiser wants all of it, the count of its steps too, on the parameter's device.
+    The fused optimiser wants all of it, the count of its steps too, on the parameter's device. There are no moments
+    before the first step, which a float16 loss scale may put off.
+
+    Args:
+        model: The module whose parameters are optimised.
+        optimiser: Its AdamW.
+        tensors: The saved state.
+        path: The file it is from, for the error.
+
+    Raises:
+        EngineError: A moment is missing, extra or of another shape, or the random state is not one.
     """
-    parameters = dict(model.named_parameters())
-    for full_name, value in tensors.items():
-        if full_name == RANDOM_STATE:
-            torch.set_rng_state(value)
-            continue
-        name, key = full_name.split("/")
-        parameter = parameters[name]
-        like = parameter if value.shape == parameter.shape else value
+    moments = {name: value for name, value in tensors.items() if name != RANDOM_STATE}
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    fresh = {
+        f"{name}/{key}": torch.zeros(()) if key == "step" else parameter
+        for name, parameter in trained.items()
+        for key in MOMENTS
+    }
+    problem = _misfit(moments, fresh) if moments else None
+    if problem is not None:
+        raise damaged(path, problem)
+    try:
+        torch.set_rng_state(tensors[RANDOM_STATE])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise damaged(path, f"{RANDOM_STATE} is missing or no state of this torch") from error
+    for full_name, value in moments.items():
+        name, key = full_name.rsplit("/", 1)
+        parameter = trained[name]
+        like = value if key == "step" else parameter
         optimiser.state[parameter][key] = torch.empty_like(like, dtype=value.dtype, device=parameter.device).copy_(
             value
         )

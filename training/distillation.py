@@ -110,7 +110,15 @@ def read_run(run: Path) -> TrainConfig:
     Raises:
         ConfigError: It cannot be read.
     """
-    path = run / RUN_CONFIG
+    return parse_run(run / RUN_CONFIG)
+
+
+def parse_run(path: Path) -> TrainConfig:
+    """The configuration in a YAML file: a :class:`DistillConfig` where it names a teacher.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
     data = read_yaml(path)
     return parse_config(data, DistillConfig if "teacher" in data else TrainConfig, str(path))
 
@@ -135,7 +143,8 @@ def distil(
     its teacher, nor of the method.
 
     Raises:
-        ConfigError: The teacher's cells, classes or anchors are not the student's.
+        ConfigError: The teacher's cells, classes or anchors are not the student's, or the run in ``out`` began with
+            another teacher, be it under the same path.
         EngineError: The teacher's weights cannot be read.
     """
     teacher = load_teacher(config.teacher, config.model)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pd_edge.training.batches import Batch
+from pd_edge.training.checkpoint import tensors_sha256
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.losses import detection_losses
 from pd_edge.training.method import Method
@@ -26,6 +27,11 @@ class Detecting(nn.Module):
     @property
     def companions(self) -> nn.Module | None:
         """What is trained beside the detector, and is not part of it."""
+        return None
+
+    @property
+    def teacher_sha256(self) -> str | None:
+        """SHA-256 of the weights of the teacher, where there is one."""
         return None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -57,11 +63,17 @@ class Distilling(Detecting):
         super().__init__(model, config)
         self._teacher = teacher
         self.method = teacher.method
+        self._teacher_sha256 = tensors_sha256(teacher.model.state_dict())
 
     @property
     def companions(self) -> nn.Module:
         """The method, which may train projections of its own."""
         return self.method
+
+    @property
+    def teacher_sha256(self) -> str:
+        """SHA-256 of the teacher's weights."""
+        return self._teacher_sha256
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars of a batch; ``distillation`` is the method's loss before its factor, its diagnostics follow."""

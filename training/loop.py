@@ -1,22 +1,24 @@
 """The training loop. One process, or several under torchrun; stops and goes on without changing the result.
 
-A run folder holds the resolved configuration (``train.yaml``), the versions it ran with (``run.json``), a plain log
-(``train.log``), TensorBoard curves, checkpoints and, in the end, ``model.safetensors`` beside ``config.yaml``.
+A run folder holds the resolved configuration (``train.yaml``), a record of what it ran with and, in the end, of the
+samples it saw (``run.json``), a plain log (``train.log``), TensorBoard curves, checkpoints and, in the end,
+``model.safetensors`` beside ``config.yaml``.
+
+A run that is stopped from the keyboard, or by SIGTERM, saves a checkpoint after the step it is at.
 
 Under ``torchrun --nproc_per_node=N`` each process takes ``batch_size`` frames per step and gradients are averaged.
 Batch norm uses each process's own frames (no synchronised batch norm); the first process's running statistics are kept.
 """
 
 import ctypes
-import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
@@ -27,24 +29,33 @@ from pd_edge.config import DetectorConfig, dump_config
 from pd_edge.errors import ConfigError, TrainingError
 from pd_edge.training.batches import Scenes, Share, load_batches
 from pd_edge.training.checkpoint import (
+    AVERAGE,
+    COMPANIONS,
     CONFIG,
     MODEL,
+    OPTIMISER,
     RUN_CONFIG,
+    STATE,
     Checkpoint,
+    State,
     checkpoint_folder,
+    damaged,
     list_checkpoints,
     load_checkpoint,
     load_weights,
+    make_run_folder,
     optimiser_tensors,
+    restore,
     restore_optimiser,
     save_checkpoint,
     save_tensors,
 )
 from pd_edge.training.config import OptimiserConfig, TrainConfig
 from pd_edge.training.data import training_dataset
+from pd_edge.training.interrupt import StopRequest
 from pd_edge.training.learner import Detecting, LearnerFactory, amp_dtype
 from pd_edge.training.model import PointPillars, channels_last
-from pd_edge.training.run_log import RunLog, versions
+from pd_edge.training.run_log import RunLog, update_record, versions
 
 RESUMABLE = frozenset({"workers", "checkpoint", "log_every"})
 """Fields that may change when a run goes on: they do not change its result."""
@@ -85,12 +96,14 @@ def train(
         checkpoint's folder.
 
     Raises:
-        ConfigError: ``out`` holds a run with another configuration, or the configuration does not fit its data.
-        DataError: A frame cannot be read.
+        ConfigError: ``out`` holds a run with another configuration or teacher, or the configuration does not fit its
+            data.
+        DataError: A frame cannot be read, or ``out`` cannot be written.
         EngineError: Weights to start from do not fit, or a checkpoint is damaged.
         TrainingError: The loss or its gradient is no longer finite.
     """
     keep_freed_memory()
+    make_run_folder(out)
     with joined_processes() as process:
         torch.manual_seed(config.seed)
         if scenes is None:
@@ -101,18 +114,19 @@ def train(
         steps = range(first, max(first, end))
         network = _distributed(run.learner, process.share)
         batches = load_batches(scenes, config, process.share, steps, pin=process.device.type == "cuda")
-        with RunLog(out, config, steps, per_step, active=process.share.rank == 0) as log:
+        with RunLog(out, config, steps, per_step, active=process.share.rank == 0) as log, StopRequest() as asked:
             for step, batch in zip(steps, batches, strict=True):
                 rate = set_rates(run.optimiser, config.optimiser, step * per_step / config.samples)
                 losses = network(batch.to(process.device))
                 norm = run.update(losses, step)
                 log.step(step, losses, norm, rate)
-                if run.checkpoint_due(step + 1):
+                if run.checkpoint_due(step + 1) or asked.signal is not None:
                     run.save_checkpoint((step + 1) * per_step)
+                asked.raise_if_asked()
         if steps.stop * per_step < config.samples:
             return run.save_checkpoint(steps.stop * per_step)
         run.save_checkpoint(steps.stop * per_step)
-        return run.save_weights()
+        return run.save_weights(steps.stop * per_step)
 
 
 def one_cycle(config: OptimiserConfig, progress: float) -> tuple[float, float]:
@@ -134,6 +148,19 @@ def set_rates(optimiser: torch.optim.Optimizer, config: OptimiserConfig, progres
     for group in optimiser.param_groups:
         group["lr"], group["betas"] = rate, (beta1, config.beta2)
     return rate
+
+
+def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that a run's result depends on and in which two configurations, as plain data, differ.
+
+    A field that only one of them has counts too: a teacher, say.
+    """
+    absent = object()
+    return [
+        name
+        for name in {**now, **before}
+        if name not in RESUMABLE and now.get(name, absent) != before.get(name, absent)
+    ]
 
 
 class Run:
@@ -160,40 +187,57 @@ class Run:
         """Takes up the newest checkpoint, if there is one; returns the samples seen.
 
         Raises:
-            ConfigError: It is from another configuration, or from another number of processes that does not fit.
+            ConfigError: It is from another configuration or teacher, or from another number of processes that does
+                not fit.
+            EngineError: A file of it is missing or damaged.
         """
         checkpoints = list_checkpoints(self._out)
         if not checkpoints:
             if self._process.share.rank == 0:
-                self._out.mkdir(parents=True, exist_ok=True)
                 dump_config(self._config, self._out / RUN_CONFIG)
                 dump_config(self._detector, self._out / CONFIG)
-                (self._out / "run.json").write_text(json.dumps(versions(), indent=1), encoding="utf-8")
+                teacher = self.learner.teacher_sha256
+                update_record(self._out, {**versions(), **({"teacher_sha256": teacher} if teacher else {})}, anew=True)
             return 0
         checkpoint = load_checkpoint(checkpoints[-1])
-        self._check_same_run(checkpoint, checkpoints[-1])
-        self.model.load_state_dict(checkpoint.model)
-        if self.learner.companions is not None and checkpoint.companions is not None:
-            self.learner.companions.load_state_dict(checkpoint.companions)
-        restore_optimiser(self.learner, self.optimiser, checkpoint.optimiser)
-        self._scaler.load_state_dict(checkpoint.state["scaler"])
-        if self._average is not None and checkpoint.average is not None:
-            self._average.load(checkpoint.average, checkpoint.state["average_updates"])
-        return int(checkpoint.state["samples"])
+        self._check_same_run(checkpoint.state, checkpoints[-1])
+        self._restore(checkpoint, checkpoints[-1])
+        return checkpoint.state.samples
 
-    def _check_same_run(self, checkpoint: Checkpoint, folder: Path) -> None:
-        before, now = checkpoint.state["config"], self._config.model_dump(mode="json")
-        changed = [name for name in now if name not in RESUMABLE and now[name] != before.get(name)]
+    def _restore(self, checkpoint: Checkpoint, folder: Path) -> None:
+        restore(self.model.state_dict(), checkpoint.model, folder / MODEL)
+        companions = self.learner.companions.state_dict() if self.learner.companions else {}
+        if companions:
+            restore(companions, checkpoint.companions, folder / COMPANIONS)
+        if self._average is not None:
+            restore(self._average.weights, checkpoint.average, folder / AVERAGE)
+            self._average.updates = checkpoint.state.average_updates
+        restore_optimiser(self.learner, self.optimiser, checkpoint.optimiser, folder / OPTIMISER)
+        try:
+            self._scaler.load_state_dict(checkpoint.state.scaler)
+        except (KeyError, RuntimeError) as error:
+            raise damaged(folder / STATE, f"its loss scale {checkpoint.state.scaler} does not fit ({error})") from error
+
+    def _check_same_run(self, state: State, folder: Path) -> None:
+        changed = changed_fields(state.config, self._config.model_dump(mode="json"))
         if changed:
+            command = "distill" if "teacher" in state.config else "train"
             raise ConfigError(
                 f"{folder}: the run began with another {', '.join(changed)}; "
-                f"give its own configuration ({RUN_CONFIG} in the run folder) or another output folder"
+                f"give its own configuration ({RUN_CONFIG} in the run folder) to pd-edge {command}, or another output "
+                "folder"
+            )
+        then, now = state.teacher_sha256, self.learner.teacher_sha256
+        if then is not None and then != now:
+            raise ConfigError(
+                f"{folder}: the run began with another teacher, of weights with the SHA-256 {then[:12]}..., not "
+                f"{(now or 'none')[:12]}...; put that teacher back in its place, or give another output folder"
             )
         per_step = self._config.batch_size * self._process.share.size
-        if checkpoint.state["samples"] % per_step:
+        if state.samples % per_step:
             raise ConfigError(
-                f"{folder}: {checkpoint.state['samples']} samples seen are no whole number of steps of {per_step}; "
-                f"go on with the {checkpoint.state['processes']} processes the run had"
+                f"{folder}: {state.samples} samples seen are no whole number of steps of {per_step}; "
+                f"go on with the {state.processes} processes the run had"
             )
 
     def update(self, losses: dict[str, Tensor], step: int) -> Tensor:
@@ -236,13 +280,14 @@ class Run:
         self._saved_at = time.monotonic()
         if self._process.share.rank == 0:
             average = self._average
-            state = {
-                "samples": samples,
-                "processes": self._process.share.size,
-                "average_updates": average.updates if average else 0,
-                "scaler": self._scaler.state_dict(),
-                "config": self._config.model_dump(mode="json"),
-            }
+            state = State(
+                samples=samples,
+                processes=self._process.share.size,
+                average_updates=average.updates if average else 0,
+                scaler=self._scaler.state_dict(),
+                config=self._config.model_dump(mode="json"),
+                teacher_sha256=self.learner.teacher_sha256,
+            )
             companions = self.learner.companions
             checkpoint = Checkpoint(
                 self.model.state_dict(),
@@ -254,10 +299,14 @@ class Run:
             save_checkpoint(self._out, checkpoint, self._detector, self._config.checkpoint.keep)
         return checkpoint_folder(self._out, samples)
 
-    def save_weights(self) -> Path:
-        """Writes the run's result, ``model.safetensors``: the averaged weights, where there is an average."""
+    def save_weights(self, samples: int) -> Path:
+        """Writes the run's result, ``model.safetensors``: the averaged weights, where there is an average.
+
+        The run's record gets the samples seen and the number of processes.
+        """
         path = self._out / MODEL
         if self._process.share.rank == 0:
+            update_record(self._out, {"samples": samples, "processes": self._process.share.size})
             save_tensors(self._average.weights if self._average else self.model.state_dict(), path)
         return path
 
@@ -284,12 +333,6 @@ class WeightAverage:
         torch._foreach_lerp_([self.weights[name] for name in moving], [state[name] for name in moving], 1 - decay)
         for name in state.keys() - set(moving):
             self.weights[name].copy_(state[name])
-
-    def load(self, weights: dict[str, Tensor], updates: int) -> None:
-        """Puts back a saved average."""
-        self.updates = updates
-        for name, tensor in weights.items():
-            self.weights[name].copy_(tensor)
 
 
 def keep_freed_memory() -> None:

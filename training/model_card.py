@@ -1,29 +1,57 @@
-"""What a trained model is and can do, measured: ``results.json`` and ``MODEL_CARD.md`` of a model folder."""
+"""What a trained model is, where it came from and what it can do: the papers of a model folder.
 
+``train.yaml`` and ``run.json`` come from its training run, ``results.json`` and ``MODEL_CARD.md`` from measuring it.
+"""
+
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import yaml
+
 from pd_edge.batch import BatchResult
 from pd_edge.bundle import Bundle, Manifest, read_results
-from pd_edge.config import load_config
-from pd_edge.errors import DataError
+from pd_edge.config import dump_config, load_config
+from pd_edge.errors import ConfigError, DataError
 from pd_edge.evaluate import Bootstrap, Evaluation, bootstrap
 from pd_edge.files import write_bytes
 from pd_edge.report import ap_json, ap_table, write_json
 from pd_edge.tables import markdown_table
+from pd_edge.training.checkpoint import CHECKPOINTS, RUN_CONFIG, find_weights, load_state
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import SourceConfig
-from pd_edge.training.distillation import DistillConfig, read_run
+from pd_edge.training.distillation import DistillConfig, parse_run, read_run
+from pd_edge.training.loop import changed_fields
+from pd_edge.training.run_log import RECORD, read_record
+from pd_edge.training.sim.scene import SimulateConfig
 from pd_edge.training.simulate import RECIPE, Recipe
 
+CONFIGS = Path(__file__).resolve().parent / "configs"
+VAL_SET = Path(__file__).resolve().parent / "sim" / "val_set.yaml"
 RESAMPLES = 1000
 Licence = Literal["Apache-2.0", "CC-BY-NC-SA-3.0"]
 TERMS: dict[Licence, str] = {
     "Apache-2.0": "Apache-2.0. Trained on simulated scans alone.",
-    "CC-BY-NC-SA-3.0": "CC BY-NC-SA 3.0, non-commercial use only: the weights were trained on KITTI frames (Geiger, "
-    "Lenz and Urtasun, CVPR 2012), which are published under that licence.",
+    "CC-BY-NC-SA-3.0": "CC BY-NC-SA 3.0, non-commercial use only: {reason} KITTI frames (Geiger, Lenz and Urtasun, "
+    "CVPR 2012), which are published under that licence.",
 }
+
+
+class Seen(NamedTuple):
+    """How far the training of some weights went."""
+
+    samples: int
+    processes: int
+
+
+class Provenance(NamedTuple):
+    """Where weights came from."""
+
+    config: TrainConfig
+    """The run's configuration; a :class:`DistillConfig` where there was a teacher."""
+    record: dict[str, Any]
+    """The run's record, with the samples that these weights saw."""
 
 
 class Measured(NamedTuple):
@@ -34,10 +62,13 @@ class Measured(NamedTuple):
     key: Literal["real", "simulated"]
     evaluation: Evaluation
     intervals: Bootstrap
+    root: Path | None = None
+    """Folder of the data set."""
+    runtime: str = "openvino"
 
 
-def measured(name: str, key: Literal["real", "simulated"], result: BatchResult) -> Measured:
-    """Average precision of a run over a data set, with its intervals.
+def measured(name: str, key: Literal["real", "simulated"], result: BatchResult, root: Path | None = None) -> Measured:
+    """Average precision of a run over a data set, with its intervals; ``root`` is the data set's folder.
 
     Raises:
         DataError: A frame failed, or had no labels: every frame has to count.
@@ -46,14 +77,73 @@ def measured(name: str, key: Literal["real", "simulated"], result: BatchResult) 
     if evaluation is None or result.failures or len(result.evaluated()) < len(result.frames):
         reason = result.failures[0].error if result.failures else "a frame has no labels, calibration or image size"
         raise DataError(f"{name}: a model card needs every frame evaluated, but {reason}")
-    return Measured(name, key, evaluation, bootstrap(evaluation, RESAMPLES))
+    return Measured(name, key, evaluation, bootstrap(evaluation, RESAMPLES), root, result.runtime)
+
+
+def provenance(path: Path) -> Provenance | None:
+    """Where the weights that a path means came from; None where no run's configuration stands beside them.
+
+    Args:
+        path: As :func:`pd_edge.training.checkpoint.find_weights` takes it: run, checkpoint, model folder, weights file.
+
+    Raises:
+        ConfigError: The run's configuration cannot be read.
+        DataError: The run's record cannot be read.
+        EngineError: There are no weights, or their checkpoint is damaged.
+    """
+    folder = find_weights(path).parent
+    run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
+    if not (run / RUN_CONFIG).is_file():
+        return None
+    config, record = read_run(run), read_record(run)
+    if run != folder:
+        state = load_state(folder)
+        return Provenance(config, record | {"samples": state.samples, "processes": state.processes})
+    if "samples" in record:
+        return Provenance(config, record)
+    seen = Seen(config.samples, _samples_per_step(run, config) // config.batch_size)
+    return Provenance(config, record | seen._asdict())
+
+
+def _samples_per_step(run: Path, config: TrainConfig) -> int:
+    """Samples in a step of a finished run whose record does not tell: its log does; one process's where it is gone."""
+    log = run / "train.log"
+    told = re.findall(r" of (\d+) samples in ", log.read_text(encoding="utf-8")) if log.is_file() else []
+    return int(told[-1]) if told else config.batch_size
+
+
+def write_provenance(found: Provenance | None, folder: Path) -> None:
+    """Writes ``train.yaml`` and ``run.json`` into a model folder, or removes what an earlier model left there.
+
+    Absolute paths are cut to their last component: where data lay on a machine is nobody's business.
+
+    Raises:
+        DataError: A file cannot be written.
+    """
+    if found is None:
+        for name in (RUN_CONFIG, RECORD):
+            (folder / name).unlink(missing_ok=True)
+        return
+    dump_config(_shared(found.config), folder / RUN_CONFIG)
+    write_json(folder / RECORD, found.record)
+
+
+def _shared(config: TrainConfig) -> TrainConfig:
+    """The configuration with paths as others may see them."""
+    sources = tuple(each.model_copy(update={"root": _shown(each.root)}) for each in config.data.sources)
+    paths = {name: _shown(path) for name in ("init", "teacher") if (path := getattr(config, name, None)) is not None}
+    return config.model_copy(update={"data": config.data.model_copy(update={"sources": sources}), **paths})
+
+
+def _shown(path: Path) -> Path:
+    return Path(path.name) if path.is_absolute() else path
 
 
 def write_model_card(bundle: Bundle, run: Path, results: Sequence[Measured]) -> Path:
-    """Writes ``results.json`` and ``MODEL_CARD.md`` into a model folder.
+    """Writes ``results.json`` and ``MODEL_CARD.md`` into a model folder, and where it came from if that is missing.
 
     Args:
-        bundle: The model folder.
+        bundle: The model folder; where it tells how many samples it saw, that counts, not how far the run is now.
         run: The training run it came from, which tells data and settings.
         results: What was measured; empty where nothing was.
 
@@ -61,28 +151,62 @@ def write_model_card(bundle: Bundle, run: Path, results: Sequence[Measured]) -> 
         The card's path.
 
     Raises:
-        ConfigError: The run's configuration cannot be read.
-        DataError: A file cannot be written.
+        ConfigError: The run's configuration is missing or cannot be read.
+        DataError: A file cannot be read or written.
+        EngineError: The run has no weights, or its newest checkpoint is damaged.
     """
-    config = read_run(run)
+    found = provenance(run)
+    if found is None:
+        raise ConfigError(f"{run / RUN_CONFIG}: missing; give the folder of the run that the model was trained in")
+    config, record = found
+    if (bundle.folder / RUN_CONFIG).is_file():
+        record = record | read_record(bundle.folder)
+    else:
+        write_provenance(found, bundle.folder)
+    seen = Seen(record["samples"], record["processes"])
     licence = licence_of(config)
     summary = dict(figure for each in results for figure in _figures(each)) | {"licence": licence}
     ap: dict[str, Any] = {each.key: ap_json(each.evaluation, each.intervals) for each in results}
-    write_json(bundle.folder / "results.json", {"summary": summary, "training": _training(config), "ap": ap})
+    write_json(bundle.folder / "results.json", {"summary": summary, "training": _training(config, seen), "ap": ap})
     path = bundle.folder / "MODEL_CARD.md"
-    write_bytes(path, markdown(bundle.manifest, config, licence, results).encode())
+    write_bytes(path, markdown(bundle.manifest, config, seen, results).encode())
     return path
 
 
 def licence_of(config: TrainConfig) -> Licence:
     """The licence of weights: the project's where all that taught them is free, KITTI's otherwise.
 
-    Simulated scans are free; a teacher is where its own model folder says so.
+    Simulated scans are free; a teacher, and weights to start from, are where their own model folder says so.
     """
-    free = all((each.root / RECIPE).is_file() for each in config.data.sources)
-    if isinstance(config, DistillConfig) and config.distillation.method != "none":
-        free = free and read_results(config.teacher).get("summary", {}).get("licence") == "Apache-2.0"
+    free = all(map(_simulated, config.data.sources)) and all(map(_free, _taught_by(config)))
     return "Apache-2.0" if free else "CC-BY-NC-SA-3.0"
+
+
+def _taught_by(config: TrainConfig) -> list[Path]:
+    """Weights that others left something of in these."""
+    found = [config.init] if config.init is not None else []
+    if isinstance(config, DistillConfig) and config.distillation.method != "none":
+        found.append(config.teacher)
+    return found
+
+
+def _free(weights: Path) -> bool:
+    folder = weights.parent if weights.is_file() else weights
+    return bool(read_results(folder).get("summary", {}).get("licence") == "Apache-2.0")
+
+
+def _simulated(source: SourceConfig) -> bool:
+    return (source.root / RECIPE).is_file()
+
+
+def _terms(config: TrainConfig) -> str:
+    """The licence in words."""
+    if all(map(_simulated, config.data.sources)):
+        others = " and ".join(_name(path) for path in _taught_by(config) if not _free(path))
+        reason = f"the weights learnt from {others}, which saw, or may have seen,"
+    else:
+        reason = "the weights were trained on"
+    return TERMS[licence_of(config)].format(reason=reason)
 
 
 def _figures(result: Measured) -> list[tuple[str, str]]:
@@ -96,23 +220,34 @@ def _figures(result: Measured) -> list[tuple[str, str]]:
     ]
 
 
-def _training(config: TrainConfig) -> dict[str, Any]:
+def _training(config: TrainConfig, seen: Seen) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "samples": config.samples,
+        **seen._asdict(),
+        "planned_samples": config.samples,
         "batch_size": config.batch_size,
         "sources": [{"data": describe(each), "weight": each.weight} for each in config.data.sources],
     }
+    if config.init is not None:
+        found["init"] = _name(config.init)
     if isinstance(config, DistillConfig):
         method = config.distillation.model_dump(mode="json")
-        found |= {"teacher": config.teacher.name, "distillation": method}
+        found |= {"teacher": _name(config.teacher), "distillation": method}
     return found
 
 
 def _teacher(config: TrainConfig) -> str:
-    """Whom the model learnt from beside the labels, in words."""
+    """What the model learnt from beside the labels, in words."""
+    start = f"starting from the weights of {_name(config.init)}, " if config.init is not None else ""
     if not isinstance(config, DistillConfig):
-        return "without a teacher"
-    return f"beside its teacher {config.teacher.name} (method {config.distillation.method})"
+        return f"{start}without a teacher"
+    return f"{start}beside its teacher {_name(config.teacher)} (method {config.distillation.method})"
+
+
+def _name(weights: Path) -> str:
+    """Name of a model, from the path of its folder, its run, a checkpoint of that, or the file in one of them."""
+    folder = weights.absolute()
+    folder = folder.parent if folder.suffix == ".safetensors" else folder
+    return folder.parent.parent.name if folder.parent.name == CHECKPOINTS else folder.name
 
 
 def describe(source: SourceConfig) -> str:
@@ -124,7 +259,7 @@ def describe(source: SourceConfig) -> str:
     return f"{made.frames} simulated frames, seed {made.seed}, generator {made.generator}"
 
 
-def markdown(manifest: Manifest, config: TrainConfig, licence: Licence, results: Sequence[Measured]) -> str:
+def markdown(manifest: Manifest, config: TrainConfig, seen: Seen, results: Sequence[Measured]) -> str:
     """The model card."""
     weights = sum(source.weight for source in config.data.sources)
     what = (
@@ -132,29 +267,90 @@ def markdown(manifest: Manifest, config: TrainConfig, licence: Licence, results:
         f"{manifest.parameters / 1e6:.2f} M parameters, {manifest.multiply_adds / 1e9:.1f} G multiply-adds a frame, "
         f"convolution weights stored as {manifest.weights}."
     )
-    command = "distill" if isinstance(config, DistillConfig) else "train"
-    how = (
-        f"**Training.** {config.samples:,} samples ({config.samples // config.batch_size:,} steps of "
-        f"{config.batch_size}), {_teacher(config)}, seed {config.seed}. A sample is drawn from"
+    papers = (
+        f"Every sample is augmented; all settings stand in `{RUN_CONFIG}` beside this card, versions and machine in "
+        f"`{RECORD}`. To make it again:"
     )
     lines = [
         f"# {manifest.name}",
         "",
         what,
         "",
-        f"**Licence.** {TERMS[licence]}",
+        f"**Licence.** {_terms(config)}",
         "",
-        how,
+        f"**Training.** {_effort(config, seen)}, {_teacher(config)}, seed {config.seed}. A sample is drawn from",
         "",
         *(f"- {describe(each)}: {each.weight / weights:.0%}" for each in config.data.sources),
         "",
-        "Every sample is augmented; all settings stand in the training configuration. To train it again:",
+        papers,
         "",
-        f"    pd-edge {command} training/configs/{manifest.name}.yaml --out runs/{manifest.name}",
-        f"    pd-edge bundle runs/{manifest.name} models/{manifest.name}",
-        "",
+        *_commands(manifest, config, seen, results),
     ]
     for each in results:
         table = ap_table(each.evaluation, "r40", each.intervals)
         lines += [markdown_table(table._replace(title=f"{each.name}: {table.title}")), ""]
     return "\n".join(lines)
+
+
+def _effort(config: TrainConfig, seen: Seen) -> str:
+    """What was seen, in samples and steps."""
+    steps = seen.samples // (config.batch_size * seen.processes)
+    share = f"{config.batch_size} on each of {seen.processes} processes" if seen.processes > 1 else config.batch_size
+    planned = f" of the {config.samples:,} planned" if seen.samples < config.samples else ""
+    return f"{seen.samples:,}{planned} samples ({steps:,} steps of {share})"
+
+
+def _commands(manifest: Manifest, config: TrainConfig, seen: Seen, results: Sequence[Measured]) -> list[str]:
+    """Lines of the card that make the model and the card again."""
+    name = manifest.name
+    roots = [each.root for each in config.data.sources] + [each.root for each in results if each.root is not None]
+    recipes = {_shown(root): load_config(root / RECIPE, Recipe) for root in roots if (root / RECIPE).is_file()}
+    own = {root: recipe.config for root, recipe in recipes.items() if _simulation(recipe.config) is None}
+    commands = [_simulate(root, recipe) for root, recipe in recipes.items()]
+    commands += [
+        _train(name, config, seen),
+        f"pd-edge bundle runs/{name} models/{name}" + ("" if manifest.weights == "fp16" else " --weights fp32"),
+        _card(name, results),
+    ]
+    lines = [*(f"    {command}" for command in commands), ""]
+    for root, settings in own.items():
+        text = yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        lines += [f"`{root.name}.yaml` holds", "", *(f"    {line}" for line in text.splitlines()), ""]
+    return lines
+
+
+def _simulate(root: Path, recipe: Recipe) -> str:
+    file = _simulation(recipe.config)
+    chosen = f" --config {root.name}.yaml" if file is None else f" --config {file}" if file else ""
+    return f"pd-edge simulate {root} --frames {recipe.frames} --seed {recipe.seed}{chosen}"
+
+
+def _simulation(config: SimulateConfig) -> str | None:
+    """The package's file of a simulation's settings; nothing for the defaults, None where there is no such file."""
+    if config == SimulateConfig():
+        return ""
+    return "training/sim/val_set.yaml" if config == load_config(VAL_SET, SimulateConfig) else None
+
+
+def _train(name: str, config: TrainConfig, seen: Seen) -> str:
+    launch = f"torchrun --nproc_per_node={seen.processes} -m pd_edge" if seen.processes > 1 else "pd-edge"
+    file = f"training/configs/{name}.yaml" if _is_shipped(name, config) else f"models/{name}/{RUN_CONFIG}"
+    command, teacher = "train", ""
+    if isinstance(config, DistillConfig):
+        command, teacher = "distill", f" --teacher {_shown(config.teacher)}"
+    stop = f" --stop-after {seen.samples}" if seen.samples < config.samples else ""
+    return f"{launch} {command} {file}{teacher} --out runs/{name}{stop}"
+
+
+def _is_shipped(name: str, config: TrainConfig) -> bool:
+    """Whether the package's configuration of this name is the run's."""
+    path = CONFIGS / f"{name}.yaml"
+    shipped = parse_run(path).model_dump(mode="json") if path.is_file() else {}
+    return not changed_fields(_shared(config).model_dump(mode="json"), shipped)
+
+
+def _card(name: str, results: Sequence[Measured]) -> str:
+    options = "".join(f" --{each.key} {_shown(each.root)}" for each in results if each.root is not None)
+    runtimes = {each.runtime for each in results} - {"openvino"}
+    options += "".join(f" --runtime {runtime}" for runtime in sorted(runtimes))
+    return f"pd-edge card models/{name} --run runs/{name}{options}"

@@ -1,12 +1,15 @@
 """What a run tells while it goes on: a plain log file, TensorBoard curves, and the terminal."""
 
+import json
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,7 +18,13 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 import pd_edge
+from pd_edge.errors import DataError
+from pd_edge.files import read_text
+from pd_edge.report import write_json
 from pd_edge.training.config import TrainConfig
+
+RECORD = "run.json"
+"""A run's record: what it runs with (:func:`versions`) and, once it has ended, ``samples`` and ``processes``."""
 
 
 class RunLog:
@@ -53,7 +62,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._active:
-            self.line(f"stopped: {error or kind.__name__}" if kind else f"done at step {self._steps.stop}")
+            self.line(f"stopped: {str(error) or kind.__name__}" if kind else f"done at step {self._steps.stop}")
             self._progress.stop()
             self._curves.close()
             self._file.close()
@@ -91,6 +100,33 @@ class RunLog:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d}:{int(seconds % 60):02d}"
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run, from its folder or a model folder; empty where there is none.
+
+    Raises:
+        DataError: It cannot be read, or is no JSON object.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(read_text(path, "the record of a run"))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); delete it if the record may be lost") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: holds {record!r:.80}, expected named values; delete it if the record may be lost")
+    return record
+
+
+def update_record(folder: Path, news: Mapping[str, Any], *, anew: bool = False) -> None:
+    """Adds to the record of a run, or begins it anew.
+
+    Raises:
+        DataError: It cannot be read or written.
+    """
+    write_json(folder / RECORD, {**({} if anew else read_record(folder)), **news})
 
 
 def versions() -> dict[str, str | None]:

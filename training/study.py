@@ -26,7 +26,7 @@ from pd_edge.training.checkpoint import CHECKPOINTS, load_model
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import SourceConfig
 from pd_edge.training.distillation import DistillConfig, MethodSettings, distil
-from pd_edge.training.loop import RESUMABLE
+from pd_edge.training.loop import changed_fields
 from pd_edge.training.run_log import versions
 from pd_edge.training.validate import validate
 
@@ -124,8 +124,7 @@ def finished(study: StudyConfig, out: Path) -> list[dict[str, Any]]:
 
 def _read_result(path: Path, config: DistillConfig) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(read_text(path, "the result of a study's cell"))
-    now = config.model_dump(mode="json")
-    changed = [name for name in now if name not in RESUMABLE and now[name] != result["config"].get(name)]
+    changed = changed_fields(result["config"], config.model_dump(mode="json"))
     if changed:
         raise DataError(f"{path}: made with another {', '.join(changed)}; give the study another output folder")
     return result

@@ -23,8 +23,8 @@ def bundle(
 ) -> None:
     """Make a model folder of a training run.
 
-    Every runtime reads it. The exported network is compared with torch's before anything is written. Needs the extra
-    train.
+    Every runtime reads it. The exported network is compared with torch's before anything is written. The run's
+    configuration and record go with it (train.yaml, run.json). Needs the extra train.
 
     \b
     Example:
@@ -35,9 +35,12 @@ def bundle(
     from pd_edge.report import models_table
     from pd_edge.terminal import busy, say, show
     from pd_edge.training.checkpoint import load_model
+    from pd_edge.training.model_card import provenance, write_provenance
 
     with busy("exporting"):
         model, config = load_model(run)
+        origin = provenance(run)
         export_bundle(model, config, out, weights.value)
+        write_provenance(origin, out)
     show(models_table([summarize(out)]))
     say(f"model: {out}")

@@ -17,8 +17,8 @@ def card(
 ) -> None:
     """Measure a model on val frames and write its card.
 
-    The folder gets MODEL_CARD.md (data, training, licence, average precision with intervals) and results.json, which
-    `pd-edge models` reads. Needs the extra train.
+    The folder gets MODEL_CARD.md (data, training, licence, the commands that make it again, average precision with
+    intervals) and results.json, which `pd-edge models` reads. Needs the extra train.
 
     \b
     Example:
@@ -39,5 +39,5 @@ def card(
         detector = load_detector(str(model), runtime, "fp32", None, None)
         with counting(f"{key} frames") as advance:
             found = detect_batch(detector, open_dataset(root, "val"), crop=True, advance=advance)
-        results.append(measured("Real KITTI frames" if key == "real" else "Simulated val set", key, found))
+        results.append(measured("Real KITTI frames" if key == "real" else "Simulated val set", key, found, root))
     say(f"card: {write_model_card(Bundle.load(model), run, results)}")

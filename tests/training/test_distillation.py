@@ -1,6 +1,8 @@
 """Runs beside a teacher: every method trains, resumes and leaves a student that holds nothing of it."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from pd_edge.config import DetectorConfig, GridConfig, ModelConfig, dump_config
-from pd_edge.errors import ConfigError
+from pd_edge.errors import ConfigError, EngineError
 from pd_edge.pillars import pillarize
 from pd_edge.training.batches import batch_pillars
-from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, save_tensors
+from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, save_tensors, tensors_sha256
 from pd_edge.training.config import CheckpointConfig, TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
 from pd_edge.training.distillation import METHODS, DistillConfig, distil, load_teacher, method_names, read_config
 from pd_edge.training.loop import train
 from pd_edge.training.model import PointPillars
+from pd_edge.training.run_log import read_record
 from pd_edge.training.scene import Scene
 
 GRID = GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12)
@@ -90,10 +93,65 @@ def test_without_a_method_the_run_is_plain_training(
 ) -> None:
     config = configure(teacher, "none")
     distilled = distil(config, tmp_path / "none", scenes=OneScene(tiny_cloud))
-    plain = TrainConfig.model_validate(config.model_dump(exclude={"teacher", "distillation"}))
-    trained = train(plain, tmp_path / "plain", scenes=OneScene(tiny_cloud))
+    trained = train(plain_of(config), tmp_path / "plain", scenes=OneScene(tiny_cloud))
     first, second = load_file(distilled), load_file(trained)
     assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def plain_of(config: DistillConfig) -> TrainConfig:
+    return TrainConfig.model_validate(config.model_dump(exclude={"teacher", "distillation"}))
+
+
+def test_a_run_goes_on_only_with_its_own_kind(
+    teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    scenes, config = OneScene(tiny_cloud), configure(teacher, "fitnets")
+    distil(config, tmp_path / "distilled", scenes=scenes, stop_after=4)
+    train(plain_of(config), tmp_path / "plain", scenes=scenes, stop_after=4)
+    with pytest.raises(ConfigError, match=r"another teacher, distillation; .*to pd-edge distill"):
+        train(plain_of(config), tmp_path / "distilled", scenes=scenes)
+    with pytest.raises(ConfigError, match=r"another teacher, distillation; .*to pd-edge train"):
+        distil(config, tmp_path / "plain", scenes=scenes)
+    with pytest.raises(ConfigError, match="another distillation;"):
+        distil(configure(teacher, "none"), tmp_path / "distilled", scenes=scenes)
+
+
+def test_another_teacher_under_the_same_path_is_refused(
+    teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    scenes, own = OneScene(tiny_cloud), tmp_path / "teacher"
+    shutil.copytree(teacher, own)
+    config = configure(own, "fitnets")
+    distil(config, tmp_path / "run", scenes=scenes, stop_after=4)
+    weights = load_file(own / "model.safetensors")
+    assert read_record(tmp_path / "run")["teacher_sha256"] == tensors_sha256(weights)
+    weights["head.bias"][0] += 1
+    save_tensors(weights, own / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"another teacher, of weights with the SHA-256 .*put that teacher back"):
+        distil(config, tmp_path / "run", scenes=scenes)
+    shutil.copytree(teacher, own, dirs_exist_ok=True)
+    distil(config, tmp_path / "run", scenes=scenes)
+
+
+def test_companions_have_to_be_there(teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path) -> None:
+    scenes, config = OneScene(tiny_cloud), configure(teacher, "fitnets")
+    distil(config, tmp_path / "run", scenes=scenes, stop_after=4)
+    newest = list_checkpoints(tmp_path / "run")[-1]
+    (newest / "companions.safetensors").unlink()
+    with pytest.raises(EngineError, match=r"companions\.safetensors: is missing; delete the folder"):
+        distil(config, tmp_path / "run", scenes=scenes)
+
+
+def test_a_run_of_before_the_teacher_s_hash_goes_on(
+    teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    scenes, config = OneScene(tiny_cloud), configure(teacher, "none")
+    distil(config, tmp_path / "run", scenes=scenes, stop_after=4)
+    path = list_checkpoints(tmp_path / "run")[-1] / "state.json"
+    state = json.loads(path.read_text())
+    del state["teacher_sha256"]
+    path.write_text(json.dumps(state))
+    distil(config, tmp_path / "run", scenes=scenes)
 
 
 def test_the_teacher_is_neither_changed_nor_saved(

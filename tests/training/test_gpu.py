@@ -98,18 +98,34 @@ def test_mixed_precision_is_near_full_precision(tiny_model: PointPillars, tiny_c
     assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.99
 
 
+@pytest.mark.parametrize(("amp", "tolerance"), [(False, 0.05), (True, 0.3)])
 def test_a_run_stops_goes_on_and_leaves_weights_for_any_machine(
-    tiny_model: PointPillars, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+    tiny_model: PointPillars, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path, *, amp: bool, tolerance: float
 ) -> None:
+    """Sums on a GPU come in any order, so that two runs differ.
+
+    Noise of 1e-5 in the weights at the stop moves a tensor by up to 0.004 of its further way (0.09 in mixed precision),
+    an optimiser begun anew by up to 0.95.
+    """
     model = tiny_model.config
     config = TrainConfig(
-        model=model, data=DataConfig(sources=(SourceConfig(root=tmp_path),)), samples=80, batch_size=2, workers=0
+        model=model,
+        data=DataConfig(sources=(SourceConfig(root=tmp_path),)),
+        samples=80,
+        batch_size=2,
+        workers=0,
+        amp=amp,
     )
     scenes = OneScene(tiny_cloud, model)
+    whole = load_tensors(train(config, tmp_path / "whole", scenes=scenes))
     train(config, tmp_path / "run", scenes=scenes, stop_after=40)
     before = load_checkpoint(list_checkpoints(tmp_path / "run")[-1])
     weights = train(config, tmp_path / "run", scenes=scenes)
     after = load_checkpoint(list_checkpoints(tmp_path / "run")[-1])
-    assert (before.state["samples"], after.state["samples"]) == (40, 80)
-    assert all(tensor.device.type == "cpu" for tensor in load_tensors(weights).values())
+    assert (before.state.samples, after.state.samples) == (40, 80)
+    parts = load_tensors(weights)
+    assert all(tensor.device.type == "cpu" for tensor in parts.values())
+    for name, tensor in whole.items():
+        way = (tensor.float() - before.model[name].float()).norm()
+        assert (parts[name].float() - tensor.float()).norm() <= tolerance * way + 1e-4, name
     assert torch.cuda.get_device_name() in (tmp_path / "run" / "run.json").read_text()

@@ -1,14 +1,16 @@
 """Training end to end on small folders in KITTI's layout: learning, resuming, joining processes, failing clearly."""
 
+import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,13 @@ from pd_edge.training.checkpoint import (
     load_model,
     load_tensors,
     load_weights,
+    save_tensors,
 )
 from pd_edge.training.config import CheckpointConfig, OptimiserConfig, TrainConfig
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
 from pd_edge.training.loop import RESUMABLE, WeightAverage, one_cycle, train
 from pd_edge.training.model import PointPillars
-from pd_edge.training.run_log import git_revision
+from pd_edge.training.run_log import git_revision, read_record
 from pd_edge.training.scene import Scene
 
 FRAMES = 6
@@ -68,6 +71,25 @@ from pd_edge.training.config import TrainConfig
 from pd_edge.training.loop import train
 torch.set_num_threads(1)
 train(load_config(Path(sys.argv[1]), TrainConfig), Path(sys.argv[2]))
+"""
+TOGETHER = """
+import os
+import sys
+from pathlib import Path
+import torch
+from pd_edge.config import load_config
+from pd_edge.training.checkpoint import tensors_sha256
+from pd_edge.training.config import TrainConfig
+from pd_edge.training.learner import Detecting
+from pd_edge.training.loop import train
+torch.set_num_threads(1)
+out = Path(sys.argv[2])
+kept = []
+def learner(model, config):
+    kept.append(model)
+    return Detecting(model, config)
+train(load_config(Path(sys.argv[1]), TrainConfig), out, learner=learner, stop_after=int(sys.argv[3]))
+(out / ("weights-" + os.environ["RANK"])).write_text(tensors_sha256(dict(kept[0].named_parameters())))
 """
 
 
@@ -161,6 +183,7 @@ def test_run_folder_tells_what_was_run(folder: Path, tmp_path: Path) -> None:
     versions = json.loads((tmp_path / "run" / "run.json").read_text())
     assert versions["torch"] == torch.__version__
     assert {"pd_edge", "git", "python", "device", "started"} <= versions.keys()
+    assert (versions["samples"], versions["processes"]) == (8, 1)
     lines = (tmp_path / "run" / "train.log").read_text().splitlines()
     assert len([line for line in lines if "samples/s" in line and "left" in line and "lr" in line]) == 4
     model, detector = load_model(tmp_path / "run")
@@ -203,6 +226,28 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(folder: Path, tmp_path: P
     assert {step: before[step] for step in after} == after
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_keeps_the_steps_it_did(folder: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    config = configure(folder, samples=4000, workers=1, checkpoint=CheckpointConfig(every_steps=10**6))
+    dump_config(config, tmp_path / "config.yaml")
+    command = [sys.executable, "-m", "pd_edge", "train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]
+    # A group of its own, as a terminal gives: Ctrl-C reaches the data loading processes too.
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "train.log"
+    deadline = time.monotonic() + 600
+    while not (log.exists() and "step 3/" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, told = process.communicate(timeout=600)
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    (kept,) = list_checkpoints(tmp_path / "run")
+    assert int(kept.name) >= 6
+    assert f"stopped: {'KeyboardInterrupt' if number == signal.SIGINT else code}" in log.read_text()
+    train(config, tmp_path / "run", stop_after=int(kept.name) + 2)
+    assert int(list_checkpoints(tmp_path / "run")[-1].name) == int(kept.name) + 2
+
+
 def states_equal(first: Checkpoint, second: Checkpoint) -> bool:
     pairs = ((first.model, second.model), (first.average, second.average), (first.optimiser, second.optimiser))
     return all(
@@ -215,20 +260,26 @@ def states_equal(first: Checkpoint, second: Checkpoint) -> bool:
 
 
 def test_two_processes_train_together(folder: Path, tmp_path: Path) -> None:
+    """They see other frames; only averaged gradients leave them with the same weights."""
     config = configure(folder, samples=16, augment=AugmentConfig(sampled_objects=1))
     dump_config(config, tmp_path / "config.yaml")
-    (tmp_path / "run.py").write_text(RUN)
+    (tmp_path / "together.py").write_text(TOGETHER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launch, str(tmp_path / "run.py"), str(tmp_path / "config.yaml"), str(tmp_path / "run")]
     on_cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=on_cpu)
-    assert answer.returncode == 0, answer.stderr[-2000:]
+    for run, stop_after in (("run", 16), ("parts", 8), ("parts", 16)):
+        command = [*launch, str(tmp_path / "together.py"), str(tmp_path / "config.yaml"), str(tmp_path / run)]
+        answer = subprocess.run(
+            [*command, str(stop_after)], capture_output=True, text=True, timeout=300, check=False, env=on_cpu
+        )
+        assert answer.returncode == 0, answer.stderr
+        assert (tmp_path / run / "weights-0").read_text() == (tmp_path / run / "weights-1").read_text()
     assert "step 4/4 samples 16" in (tmp_path / "run" / "train.log").read_text()
     assert sorted(curve(tmp_path / "run")) == [1, 2, 3, 4]
     state = load_checkpoint(list_checkpoints(tmp_path / "run")[-1]).state
-    assert (state["samples"], state["processes"]) == (16, 2)
-    alone = train(config, tmp_path / "alone")
-    assert not equal_weights(alone, tmp_path / "run" / "model.safetensors")
+    assert (state.samples, state.processes) == (16, 2)
+    record = read_record(tmp_path / "run")
+    assert (record["samples"], record["processes"]) == (16, 2)
+    assert equal_weights(tmp_path / "run" / "model.safetensors", tmp_path / "parts" / "model.safetensors")
 
 
 def test_non_finite_loss_names_step_and_parts_and_keeps_the_checkpoint(folder: Path, tmp_path: Path) -> None:
@@ -254,21 +305,103 @@ def test_checkpoints_by_the_clock(folder: Path, tmp_path: Path) -> None:
     assert [int(path.name) for path in list_checkpoints(tmp_path / "run")] == [2, 4, 6]
 
 
-def test_damaged_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
-    config = configure(folder)
-    train(config, tmp_path / "run", stop_after=4)
-    newest = list_checkpoints(tmp_path / "run")[-1]
-    (newest / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(EngineError, match=r"model\.safetensors: cannot be read"):
-        train(config, tmp_path / "run")
-    (newest / "state.json").write_text("{")
-    with pytest.raises(EngineError, match=r"state\.json.*delete the folder"):
-        train(config, tmp_path / "run")
+@pytest.fixture(scope="module")
+def stopped(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one checkpoint."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    train(configure(folder), run, stop_after=4)
+    return run
+
+
+def changed_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    tensors = load_tensors(path)
+    change(tensors)
+    save_tensors(tensors, path)
+
+
+def drop_last(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors[max(tensors)]
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "model cut short": ("model.safetensors", lambda path: path.write_bytes(b"short"), "cannot be read"),
+    "model gone": ("model.safetensors", Path.unlink, "cannot be read"),
+    "weight gone": ("model.safetensors", lambda path: changed_tensors(path, drop_last), r"pillar_net\S+ is missing"),
+    "average gone": ("average.safetensors", Path.unlink, "is missing"),
+    "average of another": (
+        "average.safetensors",
+        lambda path: changed_tensors(path, lambda tensors: tensors.update(more=torch.zeros(1))),
+        "more belongs to no weight",
+    ),
+    "optimiser gone": ("optimiser.safetensors", Path.unlink, "cannot be read"),
+    "optimiser of another": (
+        "optimiser.safetensors",
+        lambda path: shutil.copy(path.with_name("model.safetensors"), path),
+        r"is missing \(and",
+    ),
+    "moment of another": (
+        "optimiser.safetensors",
+        lambda path: changed_tensors(path, lambda tensors: tensors.update({"gone.weight/step": torch.zeros(())})),
+        r"gone\.weight/step belongs to no weight",
+    ),
+    "moment gone": (
+        "optimiser.safetensors",
+        lambda path: changed_tensors(path, lambda tensors: tensors.pop("model.head.weight/exp_avg")),
+        r"model\.head\.weight/exp_avg is missing",
+    ),
+    "random state gone": (
+        "optimiser.safetensors",
+        lambda path: changed_tensors(path, lambda tensors: tensors.pop("torch.random")),
+        r"torch\.random is missing",
+    ),
+    "state cut short": ("state.json", lambda path: path.write_text("{"), "not valid JSON"),
+    "state empty": ("state.json", lambda path: path.write_text("{}"), "samples: Field required"),
+    "state a list": ("state.json", lambda path: path.write_text("[]"), "the file: Input should be"),
+    "state of bytes": ("state.json", lambda path: path.write_bytes(b"\xff"), "is not text"),
+    "state gone": ("state.json", Path.unlink, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_checkpoint_is_named_with_the_way_out(damage: str, folder: Path, stopped: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    (newest,) = list_checkpoints(run)
+    name, change, reason = DAMAGE[damage]
+    change(newest / name)
+    way_out = re.escape(f"delete the folder {newest} to resume from the checkpoint before it")
+    with pytest.raises(EngineError, match=rf"{re.escape(str(newest / name))}\b[^\n]*{reason}[^\n]*; {way_out}$"):
+        train(configure(folder), run)
+
+
+@pytest.mark.parametrize("out", ["c.npy", "c.npy/run"])
+def test_a_run_folder_that_cannot_be_is_one_clear_error(folder: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "c.npy").write_bytes(b"cloud")
+    with pytest.raises(DataError, match=r"cannot be a run folder \([^)]+\); give a folder you may write to"):
+        train(configure(folder), tmp_path / out)
+    assert (tmp_path / "c.npy").read_bytes() == b"cloud"
+
+
+def test_full_disk_leaves_the_weights_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    save_tensors({"weight": torch.ones(2)}, path)
+
+    def half(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(DataError, match=r"model\.safetensors: cannot be written \(No space left"):
+        save_tensors({"weight": torch.zeros(2)}, path)
+    assert load_tensors(path)["weight"].tolist() == [1, 1]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_another_configuration_does_not_resume(folder: Path, tmp_path: Path) -> None:
     config = configure(folder)
     train(config, tmp_path / "run", stop_after=4)
+    assert "samples" not in read_record(tmp_path / "run"), "the run has not ended"
     with pytest.raises(ConfigError, match="another samples, seed"):
         train(config.model_copy(update={"samples": 100, "seed": 3}), tmp_path / "run")
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,15 +11,26 @@ pytest.importorskip("torch", reason="needs the train extra")
 
 from pd_edge.batch import BatchResult, Failure
 from pd_edge.bundle import Bundle, summarize
-from pd_edge.config import dump_config
-from pd_edge.errors import ConfigError, DataError
+from pd_edge.config import dump_config, load_config
+from pd_edge.errors import ConfigError, DataError, EngineError
 from pd_edge.evaluate import bootstrap, evaluate
 from pd_edge.kitti import Label
+from pd_edge.training.checkpoint import State
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
-from pd_edge.training.distillation import DistillConfig
+from pd_edge.training.distillation import DistillConfig, parse_run
 from pd_edge.training.model import student_16x_config
-from pd_edge.training.model_card import Measured, licence_of, measured, write_model_card
+from pd_edge.training.model_card import (
+    CONFIGS,
+    VAL_SET,
+    Measured,
+    Provenance,
+    licence_of,
+    measured,
+    provenance,
+    write_model_card,
+    write_provenance,
+)
 from pd_edge.training.sim.scene import SimulateConfig
 from pd_edge.training.simulate import GENERATOR_VERSION, RECIPE, Recipe
 
@@ -36,9 +48,29 @@ def config_of(*sources: SourceConfig) -> TrainConfig:
     return TrainConfig(model=student_16x_config(), data=DataConfig(sources=sources), samples=1200)
 
 
-def run_of(tmp_path: Path, *sources: SourceConfig) -> Path:
-    dump_config(config_of(*sources), tmp_path / "train.yaml")
-    return tmp_path
+def run_of(tmp_path: Path, config: TrainConfig, record: dict[str, Any] | None = None) -> Path:
+    """A finished run; without a record, one of before runs told how far they went."""
+    run = tmp_path / "run"
+    run.mkdir()
+    dump_config(config, run / "train.yaml")
+    (run / "model.safetensors").write_bytes(b"weights")
+    if record is not None:
+        (run / "run.json").write_text(json.dumps({"git": "abc", "device": "a machine", **record}))
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny_bundle: Bundle) -> Bundle:
+    """A model folder of its own."""
+    shutil.copytree(tiny_bundle.folder, tmp_path / "tiny")
+    return Bundle.load(tmp_path / "tiny")
+
+
+def card_of(model: Bundle, run: Path, *results: Measured) -> tuple[str, dict[str, Any]]:
+    """The card's text, and what results.json says of the training."""
+    text = write_model_card(model, run, results).read_text(encoding="utf-8")
+    training: dict[str, Any] = json.loads((model.folder / "results.json").read_text(encoding="utf-8"))["training"]
+    return text, training
 
 
 def car_results() -> Measured:
@@ -62,24 +94,144 @@ def test_a_student_inherits_its_teacher_s_licence(tmp_path: Path, licence: str) 
     assert licence_of(alone) == "Apache-2.0"
 
 
-def test_the_card_of_a_distilled_student_names_teacher_method_and_command(tmp_path: Path, tiny_bundle: Bundle) -> None:
-    folder = tmp_path / "tiny"
-    shutil.copytree(tiny_bundle.folder, folder)
-    fields = config_of(simulated_source(tmp_path / "sim")).model_dump()
-    dump_config(DistillConfig.model_validate(fields | {"teacher": "some/big-one"}), tmp_path / "train.yaml")
-    card = write_model_card(Bundle.load(folder), tmp_path, []).read_text(encoding="utf-8")
+@pytest.mark.parametrize(("licence", "free"), [("Apache-2.0", True), ("CC-BY-NC-SA-3.0", False), (None, False)])
+def test_weights_inherit_the_licence_of_those_they_started_from(
+    model: Bundle, tmp_path: Path, licence: str | None, free: bool
+) -> None:
+    start = tmp_path / "first-one"
+    start.mkdir()
+    (start / "model.safetensors").write_bytes(b"weights")
+    if licence is not None:
+        (start / "results.json").write_text(json.dumps({"summary": {"licence": licence}}))
+    for init in (start, start / "model.safetensors"):
+        config = config_of(simulated_source(tmp_path / f"sim-{init.name}")).model_copy(update={"init": init})
+        assert licence_of(config) == ("Apache-2.0" if free else "CC-BY-NC-SA-3.0")
+    card, training = card_of(model, run_of(tmp_path, config))
+    assert "starting from the weights of first-one, without a teacher" in card
+    assert training["init"] == "first-one"
+    assert ("the weights learnt from first-one, which saw, or may have seen, KITTI frames" in card) is not free
+
+
+def test_the_card_of_a_distilled_student_names_teacher_method_and_command(model: Bundle, tmp_path: Path) -> None:
+    fields = config_of(simulated_source(tmp_path / "sim")).model_dump() | {"teacher": "some/big-one"}
+    card, training = card_of(model, run_of(tmp_path, DistillConfig.model_validate(fields)))
     assert "beside its teacher big-one (method pointdistiller)" in card
-    assert "pd-edge distill training/configs/tiny.yaml" in card
-    training = json.loads((folder / "results.json").read_text(encoding="utf-8"))["training"]
+    assert "pd-edge distill models/tiny/train.yaml --teacher some/big-one --out runs/tiny" in card
     assert (training["teacher"], training["distillation"]["mode"]) == ("big-one", "paper")
 
 
-def test_card_and_results_tell_the_same_measured_figures(tmp_path: Path, tiny_bundle: Bundle) -> None:
-    folder = tmp_path / "tiny"
-    shutil.copytree(tiny_bundle.folder, folder)
-    run = run_of(tmp_path, simulated_source(tmp_path / "sim"), SourceConfig(root=tmp_path / "kitti", split="train"))
-    results = car_results()
-    card = write_model_card(Bundle.load(folder), run, [results]).read_text(encoding="utf-8")
+def test_the_card_tells_samples_and_steps_that_were_seen(model: Bundle, tmp_path: Path) -> None:
+    config = config_of(simulated_source(tmp_path / "sim"))
+    card, training = card_of(model, run_of(tmp_path, config, {"samples": 1200, "processes": 3}))
+    assert "**Training.** 1,200 samples (100 steps of 4 on each of 3 processes)" in card
+    assert "torchrun --nproc_per_node=3 -m pd_edge train models/tiny/train.yaml --out runs/tiny\n" in card
+    assert (training["samples"], training["processes"]) == (1200, 3)
+
+
+def test_the_card_of_an_unfinished_run_claims_no_more_than_was_seen(model: Bundle, tmp_path: Path) -> None:
+    config = config_of(simulated_source(tmp_path / "sim"))
+    run = run_of(tmp_path, config, {})
+    (run / "model.safetensors").unlink()
+    checkpoint = run / "checkpoints" / "0000000040"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    state = State(samples=40, processes=2, average_updates=5, scaler={}, config={})
+    (checkpoint / "state.json").write_text(state.model_dump_json())
+    card, training = card_of(model, run)
+    assert "40 of the 1,200 planned samples (5 steps of 4 on each of 2 processes)" in card
+    assert "--out runs/tiny --stop-after 40\n" in card
+    assert (training["samples"], training["planned_samples"]) == (40, 1200)
+
+
+def test_the_model_tells_what_it_saw_though_its_run_went_on(model: Bundle, tmp_path: Path) -> None:
+    config = config_of(simulated_source(tmp_path / "sim"))
+    write_provenance(Provenance(config, {"samples": 40, "processes": 1}), model.folder)
+    card, _ = card_of(model, run_of(tmp_path, config, {"samples": 1200, "processes": 1}))
+    assert "40 of the 1,200 planned samples (10 steps of 4)" in card
+
+
+@pytest.mark.parametrize(("log", "steps"), [(None, "300 steps of 4"), (8, "150 steps of 4 on each of 2 processes")])
+def test_a_finished_run_without_a_record_saw_what_was_configured(
+    model: Bundle, tmp_path: Path, log: int | None, steps: str
+) -> None:
+    run = run_of(tmp_path, config_of(simulated_source(tmp_path / "sim")))
+    if log is not None:
+        (run / "train.log").write_text(f"2026-01-01 00:00:00 steps 0 .. 1 of {log} samples in runs/x\n")
+    assert f"1,200 samples ({steps})" in card_of(model, run)[0]
+
+
+def test_the_card_alone_makes_the_model_again(model: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = SimulateConfig().model_copy(update={"min_points": 7})
+    for name, config in (
+        ("sim-train", SimulateConfig()),
+        ("sim-val", load_config(VAL_SET, SimulateConfig)),
+        ("own", own),
+    ):
+        (tmp_path / name).mkdir()
+        recipe = Recipe(kind="object", generator=GENERATOR_VERSION, seed=len(name), frames=40, config=config)
+        dump_config(recipe, tmp_path / name / RECIPE)
+    sources = (SourceConfig(root=Path("sim-train")), SourceConfig(root=Path("own")))
+    results = [
+        car_results()._replace(root=tmp_path / "kitti", runtime="torch"),
+        car_results()._replace(key="simulated", root=Path("sim-val")),
+    ]
+    card, _ = card_of(model, run_of(tmp_path, config_of(*sources)), *results)
+    commands = [line.strip() for line in card.splitlines() if line.startswith("    pd-edge ")]
+    assert commands == [
+        "pd-edge simulate sim-train --frames 40 --seed 9",
+        "pd-edge simulate own --frames 40 --seed 3 --config own.yaml",
+        "pd-edge simulate sim-val --frames 40 --seed 7 --config training/sim/val_set.yaml",
+        "pd-edge train models/tiny/train.yaml --out runs/tiny",
+        "pd-edge bundle runs/tiny models/tiny --weights fp32",
+        "pd-edge card models/tiny --run runs/tiny --real kitti --simulated sim-val --runtime torch",
+    ]
+    assert "`own.yaml` holds\n\n    min_points: 7\n" in card
+    assert parse_run(model.folder / "train.yaml") == config_of(*sources)
+
+
+def test_a_configuration_of_the_package_is_named_where_it_is_the_run_s(model: Bundle, tmp_path: Path) -> None:
+    folder = model.folder.rename(tmp_path / "pointpillars-4x")
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"name": "pointpillars-4x"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    config = parse_run(CONFIGS / "pointpillars-4x.yaml")
+    run = run_of(tmp_path, config.model_copy(update={"workers": 7}))
+    assert "pd-edge train training/configs/pointpillars-4x.yaml --out" in card_of(Bundle.load(folder), run)[0]
+    dump_config(config.model_copy(update={"seed": 5}), run / "train.yaml")
+    assert "pd-edge train models/pointpillars-4x/train.yaml --out" in card_of(Bundle.load(folder), run)[0]
+
+
+def test_a_model_folder_says_where_it_came_from_and_not_where_data_lay(model: Bundle, tmp_path: Path) -> None:
+    sources = (SourceConfig(root=Path("/home/someone/kitti"), split="train"), SourceConfig(root=Path("data/sim")))
+    fields = config_of(*sources).model_dump()
+    config = DistillConfig.model_validate(fields | {"teacher": "/home/someone/big", "init": "/home/someone/first"})
+    run = run_of(tmp_path, config, {"samples": 1200, "processes": 1})
+    write_provenance(provenance(run), model.folder)
+    assert "someone" not in (model.folder / "train.yaml").read_text()
+    kept = parse_run(model.folder / "train.yaml")
+    assert isinstance(kept, DistillConfig)
+    assert [str(each.root) for each in kept.data.sources] == ["kitti", "data/sim"]
+    assert (str(kept.teacher), str(kept.init)) == ("big", "first")
+    record = json.loads((model.folder / "run.json").read_text())
+    assert record == {"git": "abc", "device": "a machine", "samples": 1200, "processes": 1}
+    assert Bundle.load(model.folder).name == "tiny"
+    assert provenance(model.folder) == Provenance(kept, record), "a model made of a model keeps its papers"
+    write_provenance(None, model.folder)
+    assert not (model.folder / "run.json").exists(), "papers of an earlier model are not those of this one"
+
+
+def test_a_damaged_record_is_named(model: Bundle, tmp_path: Path) -> None:
+    run = run_of(tmp_path, config_of(SourceConfig(root=tmp_path)))
+    for text in ("{", "[]"):
+        (run / "run.json").write_text(text)
+        with pytest.raises(DataError, match=r"run\.json: .*; delete it if the record may be lost"):
+            write_model_card(model, run, [])
+
+
+def test_card_and_results_tell_the_same_measured_figures(model: Bundle, tmp_path: Path) -> None:
+    sources = (simulated_source(tmp_path / "sim"), SourceConfig(root=tmp_path / "kitti", split="train"))
+    folder, results = model.folder, car_results()._replace(root=tmp_path / "kitti")
+    card, _ = card_of(model, run_of(tmp_path, config_of(*sources)), results)
 
     ap = results.evaluation.result("Car", "3d", "moderate").ap
     assert 0 < ap < 100
@@ -103,5 +255,9 @@ def test_a_failed_frame_makes_no_card() -> None:
 
 
 def test_a_run_without_its_configuration_is_named(tmp_path: Path, tiny_bundle: Bundle) -> None:
-    with pytest.raises(ConfigError, match=r"train\.yaml"):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(ConfigError, match=r"train\.yaml: missing; give the folder of the run"):
+        write_model_card(tiny_bundle, tmp_path, [])
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(EngineError, match="no weights there"):
         write_model_card(tiny_bundle, tmp_path, [])
