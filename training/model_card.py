@@ -1,9 +1,5 @@
-"""What a trained model is, where it came from and what it can do: the papers of a model folder.
+"""What a trained model is and can do, measured: ``results.json`` and ``MODEL_CARD.md`` of a model folder."""
 
-``train.yaml`` and ``run.json`` come from its training run, ``results.json`` and ``MODEL_CARD.md`` from measuring it.
-"""
-
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,17 +8,18 @@ import yaml
 
 from pd_edge.batch import BatchResult
 from pd_edge.bundle import Bundle, Manifest, read_results
-from pd_edge.config import dump_config, load_config
+from pd_edge.config import load_config
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.evaluate import Bootstrap, Evaluation, bootstrap
 from pd_edge.files import write_bytes
 from pd_edge.report import ap_json, ap_table, write_json
 from pd_edge.tables import markdown_table
-from pd_edge.training.checkpoint import CHECKPOINTS, RUN_CONFIG, find_weights, load_state
+from pd_edge.training.checkpoint import CHECKPOINTS, RUN_CONFIG
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import SourceConfig
-from pd_edge.training.distillation import DistillConfig, parse_run, read_run
+from pd_edge.training.distillation import DistillConfig, parse_run
 from pd_edge.training.loop import changed_fields
+from pd_edge.training.provenance import Seen, provenance, shared, shown, write_provenance
 from pd_edge.training.run_log import RECORD, read_record
 from pd_edge.training.sim.scene import SimulateConfig
 from pd_edge.training.simulate import RECIPE, Recipe
@@ -36,22 +33,6 @@ TERMS: dict[Licence, str] = {
     "CC-BY-NC-SA-3.0": "CC BY-NC-SA 3.0, non-commercial use only: {reason} KITTI frames (Geiger, Lenz and Urtasun, "
     "CVPR 2012), which are published under that licence.",
 }
-
-
-class Seen(NamedTuple):
-    """How far the training of some weights went."""
-
-    samples: int
-    processes: int
-
-
-class Provenance(NamedTuple):
-    """Where weights came from."""
-
-    config: TrainConfig
-    """The run's configuration; a :class:`DistillConfig` where there was a teacher."""
-    record: dict[str, Any]
-    """The run's record, with the samples that these weights saw."""
 
 
 class Measured(NamedTuple):
@@ -78,65 +59,6 @@ def measured(name: str, key: Literal["real", "simulated"], result: BatchResult, 
         reason = result.failures[0].error if result.failures else "a frame has no labels, calibration or image size"
         raise DataError(f"{name}: a model card needs every frame evaluated, but {reason}")
     return Measured(name, key, evaluation, bootstrap(evaluation, RESAMPLES), root, result.runtime)
-
-
-def provenance(path: Path) -> Provenance | None:
-    """Where the weights that a path means came from; None where no run's configuration stands beside them.
-
-    Args:
-        path: As :func:`pd_edge.training.checkpoint.find_weights` takes it: run, checkpoint, model folder, weights file.
-
-    Raises:
-        ConfigError: The run's configuration cannot be read.
-        DataError: The run's record cannot be read.
-        EngineError: There are no weights, or their checkpoint is damaged.
-    """
-    folder = find_weights(path).parent
-    run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
-    if not (run / RUN_CONFIG).is_file():
-        return None
-    config, record = read_run(run), read_record(run)
-    if run != folder:
-        state = load_state(folder)
-        return Provenance(config, record | {"samples": state.samples, "processes": state.processes})
-    if "samples" in record:
-        return Provenance(config, record)
-    seen = Seen(config.samples, _samples_per_step(run, config) // config.batch_size)
-    return Provenance(config, record | seen._asdict())
-
-
-def _samples_per_step(run: Path, config: TrainConfig) -> int:
-    """Samples in a step of a finished run whose record does not tell: its log does; one process's where it is gone."""
-    log = run / "train.log"
-    told = re.findall(r" of (\d+) samples in ", log.read_text(encoding="utf-8")) if log.is_file() else []
-    return int(told[-1]) if told else config.batch_size
-
-
-def write_provenance(found: Provenance | None, folder: Path) -> None:
-    """Writes ``train.yaml`` and ``run.json`` into a model folder, or removes what an earlier model left there.
-
-    Absolute paths are cut to their last component: where data lay on a machine is nobody's business.
-
-    Raises:
-        DataError: A file cannot be written.
-    """
-    if found is None:
-        for name in (RUN_CONFIG, RECORD):
-            (folder / name).unlink(missing_ok=True)
-        return
-    dump_config(_shared(found.config), folder / RUN_CONFIG)
-    write_json(folder / RECORD, found.record)
-
-
-def _shared(config: TrainConfig) -> TrainConfig:
-    """The configuration with paths as others may see them."""
-    sources = tuple(each.model_copy(update={"root": _shown(each.root)}) for each in config.data.sources)
-    paths = {name: _shown(path) for name in ("init", "teacher") if (path := getattr(config, name, None)) is not None}
-    return config.model_copy(update={"data": config.data.model_copy(update={"sources": sources}), **paths})
-
-
-def _shown(path: Path) -> Path:
-    return Path(path.name) if path.is_absolute() else path
 
 
 def write_model_card(bundle: Bundle, run: Path, results: Sequence[Measured]) -> Path:
@@ -304,7 +226,7 @@ def _commands(manifest: Manifest, config: TrainConfig, seen: Seen, results: Sequ
     """Lines of the card that make the model and the card again."""
     name = manifest.name
     roots = [each.root for each in config.data.sources] + [each.root for each in results if each.root is not None]
-    recipes = {_shown(root): load_config(root / RECIPE, Recipe) for root in roots if (root / RECIPE).is_file()}
+    recipes = {shown(root): load_config(root / RECIPE, Recipe) for root in roots if (root / RECIPE).is_file()}
     own = {root: recipe.config for root, recipe in recipes.items() if _simulation(recipe.config) is None}
     commands = [_simulate(root, recipe) for root, recipe in recipes.items()]
     commands += [
@@ -337,7 +259,7 @@ def _train(name: str, config: TrainConfig, seen: Seen) -> str:
     file = f"training/configs/{name}.yaml" if _is_shipped(name, config) else f"models/{name}/{RUN_CONFIG}"
     command, teacher = "train", ""
     if isinstance(config, DistillConfig):
-        command, teacher = "distill", f" --teacher {_shown(config.teacher)}"
+        command, teacher = "distill", f" --teacher {shown(config.teacher)}"
     stop = f" --stop-after {seen.samples}" if seen.samples < config.samples else ""
     return f"{launch} {command} {file}{teacher} --out runs/{name}{stop}"
 
@@ -346,11 +268,11 @@ def _is_shipped(name: str, config: TrainConfig) -> bool:
     """Whether the package's configuration of this name is the run's."""
     path = CONFIGS / f"{name}.yaml"
     shipped = parse_run(path).model_dump(mode="json") if path.is_file() else {}
-    return not changed_fields(_shared(config).model_dump(mode="json"), shipped)
+    return not changed_fields(shared(config).model_dump(mode="json"), shipped)
 
 
 def _card(name: str, results: Sequence[Measured]) -> str:
-    options = "".join(f" --{each.key} {_shown(each.root)}" for each in results if each.root is not None)
+    options = "".join(f" --{each.key} {shown(each.root)}" for each in results if each.root is not None)
     runtimes = {each.runtime for each in results} - {"openvino"}
     options += "".join(f" --runtime {runtime}" for runtime in sorted(runtimes))
     return f"pd-edge card models/{name} --run runs/{name}{options}"

@@ -35,7 +35,7 @@ def bundle(
     from pd_edge.report import models_table
     from pd_edge.terminal import busy, say, show
     from pd_edge.training.checkpoint import load_model
-    from pd_edge.training.model_card import provenance, write_provenance
+    from pd_edge.training.provenance import provenance, write_provenance
 
     with busy("exporting"):
         model, config = load_model(run)

@@ -24,13 +24,11 @@ from pd_edge.training.model_card import (
     CONFIGS,
     VAL_SET,
     Measured,
-    Provenance,
     licence_of,
     measured,
-    provenance,
     write_model_card,
-    write_provenance,
 )
+from pd_edge.training.provenance import Provenance, provenance, write_provenance
 from pd_edge.training.sim.scene import SimulateConfig
 from pd_edge.training.simulate import GENERATOR_VERSION, RECIPE, Recipe
 
