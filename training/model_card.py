@@ -7,13 +7,13 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from pd_edge.batch import BatchResult
-from pd_edge.bundle import Bundle, Manifest, read_results
+from pd_edge.bundle import Bundle, Manifest, ModelSummary, read_results
 from pd_edge.config import load_config
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.evaluate import Bootstrap, Evaluation, bootstrap
 from pd_edge.files import write_bytes
 from pd_edge.report import ap_json, ap_table, write_json
-from pd_edge.tables import markdown_table
+from pd_edge.tables import Table, markdown_table
 from pd_edge.training.checkpoint import CHECKPOINTS, RUN_CONFIG
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import SourceConfig
@@ -61,13 +61,16 @@ def measured(name: str, key: Literal["real", "simulated"], result: BatchResult, 
     return Measured(name, key, evaluation, bootstrap(evaluation, RESAMPLES), root, result.runtime)
 
 
-def write_model_card(bundle: Bundle, run: Path, results: Sequence[Measured]) -> Path:
+def write_model_card(
+    bundle: Bundle, run: Path, results: Sequence[Measured], beside: Sequence[ModelSummary] = ()
+) -> Path:
     """Writes ``results.json`` and ``MODEL_CARD.md`` into a model folder, and where it came from if that is missing.
 
     Args:
         bundle: The model folder; where it tells how many samples it saw, that counts, not how far the run is now.
         run: The training run it came from, which tells data and settings.
         results: What was measured; empty where nothing was.
+        beside: Models to compare with, such as the same without real frames, as they were measured.
 
     Returns:
         The card's path.
@@ -89,10 +92,31 @@ def write_model_card(bundle: Bundle, run: Path, results: Sequence[Measured]) -> 
     licence = licence_of(config)
     summary = dict(figure for each in results for figure in _figures(each)) | {"licence": licence}
     ap: dict[str, Any] = {each.key: ap_json(each.evaluation, each.intervals) for each in results}
-    write_json(bundle.folder / "results.json", {"summary": summary, "training": _training(config, seen), "ap": ap})
+    found_out = {"summary": summary, "training": _training(config, seen), "ap": ap}
+    write_json(bundle.folder / "results.json", found_out)
+    text = markdown(bundle.manifest, config, seen, results, [each.name for each in beside])
+    if beside:
+        text += "\n" + markdown_table(comparison([(bundle.name, found_out), *((m.name, m.results) for m in beside)]))
     path = bundle.folder / "MODEL_CARD.md"
-    write_bytes(path, markdown(bundle.manifest, config, seen, results).encode())
+    write_bytes(path, text.encode())
     return path
+
+
+def comparison(models: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """Models side by side: name and ``results.json`` of each; the first decides which figures are shown."""
+    rows = [("trained on", *(_data_of(results) for _, results in models))]
+    rows += [
+        (figure, *(results.get("summary", {}).get(figure, "") for _, results in models))
+        for figure in models[0][1]["summary"]
+    ]
+    return Table("Side by side: AP R40 [%], moderate", ("", *(name for name, _ in models)), rows, text_columns=99)
+
+
+def _data_of(results: dict[str, Any]) -> str:
+    """What a model was trained on, with what shares, from its ``results.json``."""
+    sources = results.get("training", {}).get("sources", [])
+    weight = sum(each["weight"] for each in sources)
+    return "; ".join(f"{each['weight'] / weight:.0%} {each['data']}" for each in sources)
 
 
 def licence_of(config: TrainConfig) -> Licence:
@@ -181,8 +205,10 @@ def describe(source: SourceConfig) -> str:
     return f"{made.frames} simulated frames, seed {made.seed}, generator {made.generator}"
 
 
-def markdown(manifest: Manifest, config: TrainConfig, seen: Seen, results: Sequence[Measured]) -> str:
-    """The model card."""
+def markdown(
+    manifest: Manifest, config: TrainConfig, seen: Seen, results: Sequence[Measured], beside: Sequence[str] = ()
+) -> str:
+    """The model card; ``beside`` are the names of the models that it is going to be compared with."""
     weights = sum(source.weight for source in config.data.sources)
     what = (
         f"PointPillars for {', '.join(each.name for each in manifest.model.classes)}: "
@@ -206,7 +232,7 @@ def markdown(manifest: Manifest, config: TrainConfig, seen: Seen, results: Seque
         "",
         papers,
         "",
-        *_commands(manifest, config, seen, results),
+        *_commands(manifest, config, seen, results, beside),
     ]
     for each in results:
         table = ap_table(each.evaluation, "r40", each.intervals)
@@ -222,7 +248,9 @@ def _effort(config: TrainConfig, seen: Seen) -> str:
     return f"{seen.samples:,}{planned} samples ({steps:,} steps of {share})"
 
 
-def _commands(manifest: Manifest, config: TrainConfig, seen: Seen, results: Sequence[Measured]) -> list[str]:
+def _commands(
+    manifest: Manifest, config: TrainConfig, seen: Seen, results: Sequence[Measured], beside: Sequence[str]
+) -> list[str]:
     """Lines of the card that make the model and the card again."""
     name = manifest.name
     roots = [each.root for each in config.data.sources] + [each.root for each in results if each.root is not None]
@@ -232,7 +260,7 @@ def _commands(manifest: Manifest, config: TrainConfig, seen: Seen, results: Sequ
     commands += [
         _train(name, config, seen),
         f"pd-edge bundle runs/{name} models/{name}" + ("" if manifest.weights == "fp16" else " --weights fp32"),
-        _card(name, results),
+        _card(name, results, beside),
     ]
     lines = [*(f"    {command}" for command in commands), ""]
     for root, settings in own.items():
@@ -271,8 +299,9 @@ def _is_shipped(name: str, config: TrainConfig) -> bool:
     return not changed_fields(shared(config).model_dump(mode="json"), shipped)
 
 
-def _card(name: str, results: Sequence[Measured]) -> str:
+def _card(name: str, results: Sequence[Measured], beside: Sequence[str]) -> str:
     options = "".join(f" --{each.key} {shown(each.root)}" for each in results if each.root is not None)
     runtimes = {each.runtime for each in results} - {"openvino"}
     options += "".join(f" --runtime {runtime}" for runtime in sorted(runtimes))
+    options += "".join(f" --beside {other}" for other in beside)
     return f"pd-edge card models/{name} --run runs/{name}{options}"

@@ -14,6 +14,9 @@ def card(
     real: Annotated[Path | None, typer.Option(help="KITTI object folder of real frames; its val list is used.")] = None,
     simulated: Annotated[Path | None, typer.Option(help="The same of simulated frames.")] = None,
     runtime: Runtime = "openvino",
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Model to compare with on the card; may be repeated.")
+    ] = None,
 ) -> None:
     """Measure a model on val frames and write its card.
 
@@ -25,12 +28,13 @@ def card(
       pd-edge card models/pointpillars-4x --run runs/pointpillars-4x --real data/kitti/object --simulated data/sim-val
     """
     from pd_edge.batch import detect_batch
-    from pd_edge.bundle import Bundle
+    from pd_edge.bundle import Bundle, find_model, summarize
     from pd_edge.commands.shared import load_detector
     from pd_edge.kitti import open_dataset
     from pd_edge.terminal import counting, say
     from pd_edge.training.model_card import measured, write_model_card
 
+    others = [summarize(find_model(name)) for name in beside or []]
     sources: list[tuple[Literal["real", "simulated"], Path | None]] = [("real", real), ("simulated", simulated)]
     results = []
     for key, root in sources:
@@ -40,4 +44,4 @@ def card(
         with counting(f"{key} frames") as advance:
             found = detect_batch(detector, open_dataset(root, "val"), crop=True, advance=advance)
         results.append(measured("Real KITTI frames" if key == "real" else "Simulated val set", key, found, root))
-    say(f"card: {write_model_card(Bundle.load(model), run, results)}")
+    say(f"card: {write_model_card(Bundle.load(model), run, results, others)}")

@@ -24,6 +24,7 @@ from pd_edge.training.model_card import (
     CONFIGS,
     VAL_SET,
     Measured,
+    comparison,
     licence_of,
     measured,
     write_model_card,
@@ -259,3 +260,31 @@ def test_a_run_without_its_configuration_is_named(tmp_path: Path, tiny_bundle: B
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(EngineError, match="no weights there"):
         write_model_card(tiny_bundle, tmp_path, [])
+
+
+def test_models_stand_side_by_side() -> None:
+    def results(figure: str, *sources: tuple[str, float]) -> dict[str, Any]:
+        return {
+            "summary": {"Car 3D, real": figure, "licence": "x"},
+            "training": {"sources": [{"data": data, "weight": weight} for data, weight in sources]},
+        }
+
+    table = comparison([("both", results("80.0", ("a", 3.0), ("b", 1.0))), ("one", results("60.0", ("a", 1.0)))])
+    assert table.columns == ("", "both", "one")
+    assert table.rows == [
+        ("trained on", "75% a; 25% b", "100% a"),
+        ("Car 3D, real", "80.0", "60.0"),
+        ("licence", "x", "x"),
+    ]
+
+
+def test_a_card_compares_with_models_named(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_bundle.folder, folder)
+    run = run_of(tmp_path, config_of(simulated_source(tmp_path / "sim")))
+    first = write_model_card(Bundle.load(folder), run, [car_results()])
+    other = summarize(folder)._replace(name="the-other")
+    assert "Side by side" not in first.read_text(encoding="utf-8")
+    text = write_model_card(Bundle.load(folder), run, [car_results()], [other]).read_text(encoding="utf-8")
+    assert "| the-other |" in text.split("Side by side")[1]
+    assert "--beside the-other" in text
