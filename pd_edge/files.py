@@ -1,10 +1,12 @@
 """Reading and writing small files whole, with errors that name the file and the way out."""
 
+import json
 import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pd_edge.errors import DataError
 
@@ -40,6 +42,22 @@ def read_text(path: Path, what: str) -> str:
         raise DataError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not text; expected {what} in UTF-8"
         ) from error
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Reads a JSON file of named values; ``what`` says what it should be, for the error.
+
+    Raises:
+        DataError: The file is missing, cannot be read, or holds no JSON object.
+    """
+    text = read_text(path, what)
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); expected {what}") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: holds {data!r:.80}, expected {what}, a JSON object of named values")
+    return data
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -11,7 +11,6 @@ A checkpoint is a folder ``checkpoints/<samples>`` that appears whole (written a
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,15 +23,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from pd_edge.bundle import CONFIG as BUNDLE_CONFIG
+from pd_edge.bundle import TORCH_WEIGHTS
 from pd_edge.config import Config, DetectorConfig, dump_config, load_config, parse_config
 from pd_edge.errors import ConfigError, DataError, EngineError
-from pd_edge.files import read_text, write_bytes
+from pd_edge.files import read_json, write_bytes
 from pd_edge.training.model import PointPillars
 
 Tensors = dict[str, Tensor]
-MODEL, AVERAGE, OPTIMISER = "model.safetensors", "average.safetensors", "optimiser.safetensors"
-COMPANIONS = "companions.safetensors"
-CONFIG, RUN_CONFIG, STATE = "config.yaml", "train.yaml", "state.json"
+MODEL, CONFIG = TORCH_WEIGHTS, BUNDLE_CONFIG  # a run and a checkpoint are read as model folders are
+AVERAGE, OPTIMISER, COMPANIONS = "average.safetensors", "optimiser.safetensors", "companions.safetensors"
+RUN_CONFIG, STATE = "train.yaml", "state.json"
 CHECKPOINTS = "checkpoints"
 PARTIAL = ".partial-"
 RANDOM_STATE = "torch.random"
@@ -158,11 +159,9 @@ def load_state(folder: Path) -> State:
     """
     path = folder / STATE
     try:
-        return parse_config(json.loads(read_text(path, "the state of a run")), State, str(path))
+        return parse_config(read_json(path, "the state of a run"), State, str(path))
     except (ConfigError, DataError) as error:
         raise EngineError(f"{error}; {_way_out(folder)}") from error
-    except ValueError as error:
-        raise damaged(path, f"is not valid JSON ({error})") from error
 
 
 def damaged(path: Path, reason: str) -> EngineError:

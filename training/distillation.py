@@ -1,6 +1,5 @@
 """Distilling a student from a teacher: the one table of methods, the run's configuration, and the run."""
 
-import copy
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from pd_edge.bundle import find_model
 from pd_edge.config import ModelConfig, parse_config, read_yaml
 from pd_edge.errors import ConfigError
 from pd_edge.training.batches import Scenes
-from pd_edge.training.checkpoint import RUN_CONFIG, load_model
+from pd_edge.training.checkpoint import load_model
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.distill import PointDistiller, PointDistillerConfig
 from pd_edge.training.learner import Distilling, Teacher
@@ -104,15 +103,6 @@ def read_config(path: Path, teacher: Path | None, method: str | None) -> Distill
     return parse_config(data, DistillConfig, str(path))
 
 
-def read_run(run: Path) -> TrainConfig:
-    """The configuration that a run folder holds: a :class:`DistillConfig` where there was a teacher.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    return parse_run(run / RUN_CONFIG)
-
-
 def parse_run(path: Path) -> TrainConfig:
     """The configuration in a YAML file: a :class:`DistillConfig` where it names a teacher.
 
@@ -152,7 +142,7 @@ def distil(
     def learner(student: PointPillars, _: TrainConfig) -> Distilling:
         device = student.head.weight.device
         method = make_method(config.distillation, teacher.config, student.config).to(device)
-        taught = copy.deepcopy(teacher).to(device).requires_grad_(requires_grad=False)
+        taught = teacher.to(device).requires_grad_(requires_grad=False)
         method.initialise(student, taught)
         return Distilling(student, config, Teacher(taught, method, config.distillation.weight))
 

@@ -123,10 +123,9 @@ def train(
                 if run.checkpoint_due(step + 1) or asked.signal is not None:
                     run.save_checkpoint((step + 1) * per_step)
                 asked.raise_if_asked()
-        if steps.stop * per_step < config.samples:
-            return run.save_checkpoint(steps.stop * per_step)
-        run.save_checkpoint(steps.stop * per_step)
-        return run.save_weights(steps.stop * per_step)
+        seen = steps.stop * per_step
+        checkpoint = run.save_checkpoint(seen)
+        return checkpoint if seen < config.samples else run.save_weights(seen)
 
 
 def one_cycle(config: OptimiserConfig, progress: float) -> tuple[float, float]:

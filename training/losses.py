@@ -59,10 +59,15 @@ def focal_sum(logits: Tensor, targets: Targets, config: LossConfig) -> Tensor:
     return everywhere - ignored + correction.sum()
 
 
+def box_difference(boxes: Tensor, targets: Tensor) -> Tensor:
+    """Difference (..., 7) of boxes or residuals; the yaw's is a sine, blind to half turns."""
+    difference = boxes - targets
+    return torch.cat([difference[..., :-1], difference[..., -1:].sin()], dim=-1)
+
+
 def box_sum(residuals: Tensor, targets: Tensor, beta: float) -> Tensor:
     """Smooth-L1 loss of (N, 7) residuals; the yaw's error is the sine of the difference, blind to half turns."""
-    difference = residuals - targets
-    difference = torch.cat([difference[:, :-1], torch.sin(difference[:, -1:])], dim=1)
+    difference = box_difference(residuals, targets)
     return functional.smooth_l1_loss(difference, torch.zeros_like(difference), beta=beta, reduction="sum")
 
 

@@ -54,10 +54,10 @@ def measured(name: str, key: Literal["real", "simulated"], result: BatchResult, 
     Raises:
         DataError: A frame failed, or had no labels: every frame has to count.
     """
-    evaluation = result.evaluation()
-    if evaluation is None or result.failures or len(result.evaluated()) < len(result.frames):
-        reason = result.failures[0].error if result.failures else "a frame has no labels, calibration or image size"
-        raise DataError(f"{name}: a model card needs every frame evaluated, but {reason}")
+    try:
+        evaluation = result.complete_evaluation()
+    except DataError as error:
+        raise DataError(f"{name}: a model card needs every frame evaluated, but {error}") from error
     return Measured(name, key, evaluation, bootstrap(evaluation, RESAMPLES), root, result.runtime)
 
 

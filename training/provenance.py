@@ -8,7 +8,7 @@ from pd_edge.config import dump_config
 from pd_edge.report import write_json
 from pd_edge.training.checkpoint import CHECKPOINTS, RUN_CONFIG, find_weights, load_state
 from pd_edge.training.config import TrainConfig
-from pd_edge.training.distillation import read_run
+from pd_edge.training.distillation import parse_run
 from pd_edge.training.run_log import RECORD, read_record
 
 
@@ -43,7 +43,7 @@ def provenance(path: Path) -> Provenance | None:
     run = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder
     if not (run / RUN_CONFIG).is_file():
         return None
-    config, record = read_run(run), read_record(run)
+    config, record = parse_run(run / RUN_CONFIG), read_record(run)
     if run != folder:
         state = load_state(folder)
         return Provenance(config, record | {"samples": state.samples, "processes": state.processes})

@@ -1,6 +1,5 @@
 """What a run tells while it goes on: a plain log file, TensorBoard curves, and the terminal."""
 
-import json
 import platform
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import pd_edge
 from pd_edge.errors import DataError
-from pd_edge.files import read_text
+from pd_edge.files import read_json
 from pd_edge.report import write_json
 from pd_edge.training.config import TrainConfig
 
@@ -112,12 +111,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        record = json.loads(read_text(path, "the record of a run"))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); delete it if the record may be lost") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{path}: holds {record!r:.80}, expected named values; delete it if the record may be lost")
-    return record
+        return read_json(path, "the record of a run")
+    except DataError as error:
+        raise DataError(f"{error}; delete it if the record may be lost") from error
 
 
 def update_record(folder: Path, news: Mapping[str, Any], *, anew: bool = False) -> None:

@@ -4,7 +4,6 @@ The runs of one seed start from the same weights and see the same augmented samp
 difference of two methods is taken within the seed. A cell that is done has a ``result.json`` and is not run again.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from pydantic import Field, model_validator
 
 from pd_edge.config import Config, ModelConfig
 from pd_edge.errors import DataError, PdEdgeError, TrainingError
-from pd_edge.files import read_text
+from pd_edge.files import read_json
 from pd_edge.report import write_json
 from pd_edge.training.checkpoint import CHECKPOINTS, load_model
 from pd_edge.training.config import TrainConfig
@@ -123,7 +122,7 @@ def finished(study: StudyConfig, out: Path) -> list[dict[str, Any]]:
 
 
 def _read_result(path: Path, config: DistillConfig) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(read_text(path, "the result of a study's cell"))
+    result = read_json(path, "the result of a study's cell")
     changed = changed_fields(result["config"], config.model_dump(mode="json"))
     if changed:
         raise DataError(f"{path}: made with another {', '.join(changed)}; give the study another output folder")
@@ -162,4 +161,4 @@ def _attempt(cell: Cell, study: StudyConfig, out: Path) -> dict[str, Any] | PdEd
     try:
         return run_cell(cell, study, out)
     except PdEdgeError as error:
-        return type(error)(f"{cell.student}, {cell.method}, seed {cell.seed}: {error}")
+        return TrainingError(f"{cell.student}, {cell.method}, seed {cell.seed}: {error}")

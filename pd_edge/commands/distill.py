@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from pd_edge.commands.options import BankCache, Resume, RunFolder, StopAfter
+
 
 def distill(
     config: Annotated[Path, typer.Argument(help="Training configuration of the student, YAML.")],
-    out: Annotated[Path, typer.Option(help="Run folder.")],
+    out: RunFolder,
     teacher: Annotated[
         Path | None,
         typer.Option(help="Model folder, run, checkpoint or .safetensors file; CONFIG's own if left out."),
@@ -16,15 +18,9 @@ def distill(
     method: Annotated[
         str | None, typer.Option(help="Method, with its default settings; CONFIG's own if left out.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest checkpoint.")
-    ] = False,
-    stop_after: Annotated[
-        int | None, typer.Option(min=1, help="Stop, with a checkpoint, once so many samples were seen.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for the bank of objects, shared by runs; beside OUT if left out.")
-    ] = None,
+    resume: Resume = False,
+    stop_after: StopAfter = None,
+    cache: BankCache = None,
 ) -> None:
     """Train a student beside its teacher.
 

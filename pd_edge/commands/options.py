@@ -17,6 +17,12 @@ Split = Annotated[
     str | None, typer.Option(help="Frames of a KITTI object folder: train, val, or a list file ending in .txt.")
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - prints only that.")]
+RunFolder = Annotated[Path, typer.Option(help="Run folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest checkpoint.")]
+StopAfter = Annotated[int | None, typer.Option(min=1, help="Stop, with a checkpoint, once so many samples were seen.")]
+BankCache = Annotated[
+    Path | None, typer.Option(help="Folder for the bank of objects, shared by runs; beside OUT if left out.")
+]
 Score = Annotated[
     float | None, typer.Option(min=0, max=1, help="Least score of a detection; the model's own if left out.")
 ]

@@ -5,19 +5,15 @@ from typing import Annotated
 
 import typer
 
+from pd_edge.commands.options import BankCache, Resume, RunFolder, StopAfter
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="Training configuration, YAML.")],
-    out: Annotated[Path, typer.Option(help="Run folder.")],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest checkpoint.")
-    ] = False,
-    stop_after: Annotated[
-        int | None, typer.Option(min=1, help="Stop, with a checkpoint, once so many samples were seen.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for the bank of objects, shared by runs; beside OUT if left out.")
-    ] = None,
+    out: RunFolder,
+    resume: Resume = False,
+    stop_after: StopAfter = None,
+    cache: BankCache = None,
 ) -> None:
     """Train a detector.
 

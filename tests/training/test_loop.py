@@ -356,7 +356,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     ),
     "state cut short": ("state.json", lambda path: path.write_text("{"), "not valid JSON"),
     "state empty": ("state.json", lambda path: path.write_text("{}"), "samples: Field required"),
-    "state a list": ("state.json", lambda path: path.write_text("[]"), "the file: Input should be"),
+    "state a list": ("state.json", lambda path: path.write_text("[]"), "expected the state of a run, a JSON object"),
     "state of bytes": ("state.json", lambda path: path.write_bytes(b"\xff"), "is not text"),
     "state gone": ("state.json", Path.unlink, "cannot be read"),
 }

@@ -249,7 +249,9 @@ def test_card_and_results_tell_the_same_measured_figures(model: Bundle, tmp_path
 
 def test_a_failed_frame_makes_no_card() -> None:
     result = BatchResult("tiny", "openvino", "fp32", ("Car",), (), (Failure("000001", "000001.bin is cut short"),))
-    with pytest.raises(DataError, match=r"Real frames: .* every frame evaluated, but 000001.bin is cut short"):
+    with pytest.raises(
+        DataError, match=r"Real frames: .* every frame evaluated, but 1 of 1 frames failed: 000001.bin is cut short"
+    ):
         measured("Real frames", "real", result)
 
 

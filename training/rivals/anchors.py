@@ -48,12 +48,6 @@ def decode_boxes(residuals: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([centre, height, sizes, residuals[..., 6:] + anchors[..., 6:]], dim=-1)
 
 
-def box_difference(boxes: Tensor, targets: Tensor) -> Tensor:
-    """Difference (..., 7) of boxes or residuals; the yaw's is a sine, blind to half turns."""
-    difference = boxes - targets
-    return torch.cat([difference[..., :-1], difference[..., -1:].sin()], dim=-1)
-
-
 def nearest_bev_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU (...) from above of paired boxes (..., 7), each turned to the closer axis as the target assigner does."""
     low_a, high_a = _extent(a)
