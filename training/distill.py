@@ -45,6 +45,11 @@ class PointDistillerConfig(MethodConfig):
     tau: float = Field(
         0.3, gt=0, description="Temperature of the weights; from 0.275 on a tenth of the pillars count, whatever comes."
     )
+    graphs: Literal["trained", "unscaled", "teacher-fixed"] = Field(
+        "trained",
+        description="trained: both graph convolutions, as published, which lets the loss shrink with their scale; "
+        "unscaled: their batch norms keep scale 1 and shift 0; teacher-fixed: the teacher's stays as it was drawn.",
+    )
     width: int = Field(32, gt=0, description="Channels of the graph features.")
     space: Literal["features", "metric"] = Field(
         "features", description="Where neighbours are near: in the teacher's features, or on the ground."
@@ -54,16 +59,21 @@ class PointDistillerConfig(MethodConfig):
     )
 
     @model_validator(mode="after")
-    def _released_is_fixed(self) -> "PointDistillerConfig":
-        if self.mode == "released-code":
-            for name in ("parts", "where", "pillars", "neighbours", "tau", "width", "space"):
-                value, default = getattr(self, name), type(self).model_fields[name].default
-                if value != default:
-                    raise ValueError(
-                        f"{name} {value!r} does not act with mode 'released-code', whose numbers are fixed; "
-                        f"leave it out or use mode 'paper'"
-                    )
+    def _all_fields_act(self) -> "PointDistillerConfig":
+        for name in self._idle_fields():
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                choice = f"mode {self.mode!r}" if self.mode == "released-code" else f"parts {self.parts!r}"
+                raise ValueError(
+                    f"{name} {value!r} does not act with {choice}; leave it out, or use mode 'paper' and parts 'full'"
+                )
         return self
+
+    def _idle_fields(self) -> list[str]:
+        """The fields that the others leave nothing to do."""
+        if self.mode == "released-code":
+            return ["parts", "where", "pillars", "neighbours", "tau", "graphs", "width", "space"]
+        return {"full": [], "local": ["tau"], "reweighting": ["neighbours", "graphs", "width", "space"]}[self.parts]
 
 
 class Diagnostics(NamedTuple):
@@ -198,6 +208,11 @@ class LocalDistillation(nn.Module):
         else:
             self.teacher_graph = GraphConv(teacher_channels, config.width)
             self.student_graph = GraphConv(student_channels, config.width)
+            if config.graphs == "teacher-fixed":
+                self.teacher_graph.requires_grad_(requires_grad=False)
+            elif config.graphs == "unscaled":
+                for graph in (self.teacher_graph, self.student_graph):
+                    graph.norm.requires_grad_(requires_grad=False)
 
     def forward(self, rows: Rows) -> tuple[Tensor, Diagnostics]:
         """The loss, scalar float32, and what it was made of."""

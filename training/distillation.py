@@ -10,13 +10,13 @@ from pd_edge.bundle import find_model
 from pd_edge.config import ModelConfig, parse_config, read_yaml
 from pd_edge.errors import ConfigError
 from pd_edge.training.batches import Scenes
-from pd_edge.training.checkpoint import load_model
+from pd_edge.training.checkpoint import load_model, tensors_sha256
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.distill import PointDistiller, PointDistillerConfig
 from pd_edge.training.learner import Distilling, Teacher
 from pd_edge.training.loop import train
 from pd_edge.training.method import Method, MethodConfig
-from pd_edge.training.model import PointPillars
+from pd_edge.training.model import PointPillars, channels_last, fold_norms
 from pd_edge.training.rivals.attention import AttentionTransfer, AttentionTransferConfig
 from pd_edge.training.rivals.contrastive import Contrastive, ContrastiveConfig
 from pd_edge.training.rivals.fitnets import FitNets, FitNetsConfig
@@ -138,13 +138,16 @@ def distil(
         EngineError: The teacher's weights cannot be read.
     """
     teacher = load_teacher(config.teacher, config.model)
+    sha256 = tensors_sha256(teacher.state_dict())
 
     def learner(student: PointPillars, _: TrainConfig) -> Distilling:
         device = student.head.weight.device
         method = make_method(config.distillation, teacher.config, student.config).to(device)
         taught = teacher.to(device).requires_grad_(requires_grad=False)
         method.initialise(student, taught)
-        return Distilling(student, config, Teacher(taught, method, config.distillation.weight))
+        return Distilling(
+            student, config, Teacher(channels_last(fold_norms(taught)), sha256, method, config.distillation.weight)
+        )
 
     return train(config, out, learner=learner, scenes=scenes, cache=cache, stop_after=stop_after)
 

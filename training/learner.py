@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pd_edge.training.batches import Batch
-from pd_edge.training.checkpoint import tensors_sha256
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.losses import detection_losses
 from pd_edge.training.method import Method
@@ -46,9 +45,17 @@ class Detecting(nn.Module):
 
 
 class Teacher(NamedTuple):
-    """A teacher, its method, and the factor on the method's loss."""
+    """A teacher, its method, and the factor on the method's loss.
+
+    Attributes:
+        model: The teacher, which may have its batch norms folded.
+        sha256: SHA-256 of the weights it was made from.
+        method: The method.
+        weight: The factor.
+    """
 
     model: PointPillars
+    sha256: str
     method: Method
     weight: float
 
@@ -63,7 +70,6 @@ class Distilling(Detecting):
         super().__init__(model, config)
         self._teacher = teacher
         self.method = teacher.method
-        self._teacher_sha256 = tensors_sha256(teacher.model.state_dict())
 
     @property
     def companions(self) -> nn.Module:
@@ -73,10 +79,13 @@ class Distilling(Detecting):
     @property
     def teacher_sha256(self) -> str:
         """SHA-256 of the teacher's weights."""
-        return self._teacher_sha256
+        return self._teacher.sha256
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars of a batch; ``distillation`` is the method's loss before its factor, its diagnostics follow."""
+        if not self.method.compares:
+            own = super().forward(batch)
+            return own | {"distillation": torch.zeros_like(own["total"])}
         with torch.no_grad():
             taught = self.activations(self._teacher.model, batch)
         learnt = self.activations(self.model, batch)

@@ -3,7 +3,7 @@
 A method owns whatever it learns beside the student (adapters, projections). None of it reaches a saved student.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ class Method(nn.Module):
     All are called outside autocast. The teacher's activations carry no gradient; maps may be bfloat16 and are to be
     taken to float32 before anything is summed.
     """
+
+    compares: ClassVar[bool] = True
+    """Whether the teacher's activations are of use in a step; if not, the teacher is not run."""
 
     def initialise(self, student: PointPillars, teacher: PointPillars) -> None:
         """Changes the student's initial weights, once, before the first step."""

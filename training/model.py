@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pd_edge.config import ModelConfig
 from pd_edge.decode import ANCHOR_YAWS
@@ -238,6 +239,19 @@ class PointPillars(nn.Module):
 def channels_last(model: PointPillars) -> PointPillars:
     """Lays the model's weights out channels-last, as its maps are: the faster order for convolutions."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def fold_norms(model: PointPillars) -> PointPillars:
+    """Folds the batch norm (inference statistics) of every convolution into its weights; changes the model, returns it.
+
+    What remains computes the same in fewer passes over the maps, and is no longer a state dict of the public format.
+    """
+    for block in model.modules():
+        if isinstance(block, ConvBlock):
+            transposed = isinstance(block.conv, nn.ConvTranspose2d)
+            block.conv = fuse_conv_bn_eval(block.conv, block.norm, transpose=transposed)
+            block.norm = nn.Identity()  # type: ignore[assignment]
+    return model
 
 
 def _float32(tensor: Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":

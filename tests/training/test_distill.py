@@ -47,7 +47,8 @@ def some_rows(seed: int = 0, sizes: Sequence[int] = FRAMES, dtype: torch.dtype =
 
 
 def config(**fields: Any) -> PointDistillerConfig:
-    return PointDistillerConfig(**{"pillars": 20, "neighbours": 6, "width": 7, **fields})
+    graph = {} if fields.get("parts") == "reweighting" else {"neighbours": 6, "width": 7}
+    return PointDistillerConfig(**{"pillars": 20, **graph, **fields})
 
 
 def local_distillation(fields: PointDistillerConfig, seed: int = 0) -> LocalDistillation:
@@ -305,12 +306,69 @@ def test_released_code_equals_the_plain_form() -> None:
     torch.testing.assert_close(found.neighbour_distance, distance.topk(128, largest=False).values.mean())
 
 
-@pytest.mark.parametrize("name", ["parts", "where", "pillars", "neighbours", "tau", "width", "space"])
-def test_released_code_refuses_what_it_would_not_read(name: str) -> None:
-    other = {"parts": "local", "where": "stages", "space": "metric", "tau": 1.0}.get(name, 5)
-    with pytest.raises(ValidationError, match=f"{name} .* does not act with mode 'released-code'"):
-        PointDistillerConfig.model_validate({"mode": "released-code", name: other})
-    PointDistillerConfig.model_validate({"mode": "released-code", "chunk": 5, "weight": 2.0})
+OTHER: dict[str, Any] = {
+    "parts": "local",
+    "where": "stages",
+    "pillars": 5,
+    "neighbours": 5,
+    "tau": 1.0,
+    "graphs": "unscaled",
+    "width": 5,
+    "space": "metric",
+}
+"""A value of each field that is not the default."""
+
+
+@pytest.mark.parametrize(
+    ("choice", "value", "idle"),
+    [
+        ("mode", "released-code", set(OTHER)),
+        ("parts", "local", {"tau"}),
+        ("parts", "reweighting", {"neighbours", "graphs", "width", "space"}),
+    ],
+)
+def test_a_field_that_would_not_act_is_refused(choice: str, value: str, idle: set[str]) -> None:
+    for name in OTHER.keys() - {choice}:
+        fields = {choice: value, name: OTHER[name]}
+        if name in idle:
+            with pytest.raises(ValidationError, match=f"{name} .* does not act with {choice} '{value}'; leave it out"):
+                PointDistillerConfig.model_validate(fields)
+        else:
+            PointDistillerConfig.model_validate(fields)
+    PointDistillerConfig.model_validate({choice: value, "chunk": 5, "weight": 2.0})
+
+
+def lowest_loss(graphs: str) -> float:
+    """What is left of the loss, of features that have nothing in common, when the graph modules alone descend it."""
+    rows = some_rows(0, (60, 60))
+    module = local_distillation(config(graphs=graphs, pillars=60, neighbours=12))
+    optimiser = torch.optim.Adam([each for each in module.parameters() if each.requires_grad], 0.05)
+    first = module(rows)[0].item()
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss = module(rows)[0]
+        loss.backward()
+        optimiser.step()
+    return float(loss.item() / first)
+
+
+def test_trained_graphs_shrink_the_loss_away_and_the_others_cannot() -> None:
+    trained, unscaled, fixed = (lowest_loss(graphs) for graphs in ("trained", "unscaled", "teacher-fixed"))
+    assert trained < 0.01
+    assert unscaled > 10 * trained
+    assert fixed > 10 * trained
+
+
+def test_unscaled_graphs_keep_their_norms_and_a_fixed_teacher_its_graph() -> None:
+    modules = {graphs: LocalDistillation(config(graphs=graphs), 8, 5) for graphs in ("unscaled", "teacher-fixed")}
+    for module in modules.values():
+        module(some_rows(dtype=torch.float32))[0].backward()
+    moved = {
+        graphs: {name for name, each in module.named_parameters() if each.grad is not None}
+        for graphs, module in modules.items()
+    }
+    assert moved["unscaled"] == {"teacher_graph.linear.weight", "student_graph.linear.weight"}
+    assert moved["teacher-fixed"] == {f"student_graph.{name}" for name in ("linear.weight", "norm.weight", "norm.bias")}
 
 
 def test_the_parts_are_of_one_scale() -> None:

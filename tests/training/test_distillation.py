@@ -21,7 +21,7 @@ from pd_edge.training.config import CheckpointConfig, TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
 from pd_edge.training.distillation import METHODS, DistillConfig, distil, load_teacher, method_names, read_config
 from pd_edge.training.loop import train
-from pd_edge.training.model import PointPillars
+from pd_edge.training.model import Activations, PillarBatch, PointPillars
 from pd_edge.training.run_log import read_record
 from pd_edge.training.scene import Scene
 
@@ -96,6 +96,22 @@ def test_without_a_method_the_run_is_plain_training(
     trained = train(plain_of(config), tmp_path / "plain", scenes=OneScene(tiny_cloud))
     first, second = load_file(distilled), load_file(trained)
     assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+@pytest.mark.parametrize("method", ["none", "guided-init", "fitnets"])
+def test_the_teacher_is_run_where_it_is_of_use(
+    method: str, teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = set()
+
+    def watched(model: PointPillars, batch: PillarBatch) -> Activations:
+        widths.add(model.config.pillar_channels)
+        return activations(model, batch)
+
+    activations = PointPillars.activations
+    monkeypatch.setattr(PointPillars, "activations", watched)
+    distil(configure(teacher, method), tmp_path / "run", scenes=OneScene(tiny_cloud), stop_after=4)
+    assert widths == ({8, 16} if method == "fitnets" else {8})
 
 
 def plain_of(config: DistillConfig) -> TrainConfig:

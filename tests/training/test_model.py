@@ -15,6 +15,7 @@ from pd_edge.training.model import (
     PillarBatch,
     PointPillars,
     channels_last,
+    fold_norms,
     student_4x_config,
     student_16x_config,
     teacher_config,
@@ -116,6 +117,15 @@ def test_channels_last_changes_no_result() -> None:
     with torch.no_grad():
         before = model(batch(8)).residuals
         torch.testing.assert_close(channels_last(model)(batch(8)).residuals, before, atol=1e-5, rtol=1e-4)
+
+
+def test_folded_norms_change_no_result() -> None:
+    plain, folded = used_model().double(), fold_norms(used_model().double())
+    assert not any(isinstance(each, torch.nn.BatchNorm2d) for each in folded.modules())
+    pillars = batch(1, 2)
+    pillars = pillars._replace(features=pillars.features.double())
+    for expected, found in zip(plain(pillars), folded(pillars), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_pillar_net_stays_in_float32_under_autocast() -> None:

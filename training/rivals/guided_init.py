@@ -37,6 +37,8 @@ class GuidedInit(Method):
         ConfigError: The student is wider than the teacher somewhere, or has other layers or classes.
     """
 
+    compares = False
+
     def __init__(self, config: GuidedInitConfig, teacher: ModelConfig, student: ModelConfig) -> None:
         super().__init__()
         self._by_scale = config.channels == "scale"

@@ -17,5 +17,7 @@ class NoMethodConfig(MethodConfig):
 class NoMethod(Method):
     """Leaves the student to its labels; the baseline of every comparison."""
 
+    compares = False
+
     def __init__(self, config: NoMethodConfig, teacher: ModelConfig, student: ModelConfig) -> None:
         super().__init__()
