@@ -10,7 +10,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Notes the first SIGINT or SIGTERM while it is entered; a second one ends the process as it always would.
 
-    In another thread than the main one it notes nothing, as Python hands signals to the main thread alone.
+    In another thread than the main one it notes nothing, as Python hands signals to the main thread alone. A signal
+    that is ignored when it is entered stays ignored.
     """
 
     def __init__(self) -> None:
@@ -19,7 +20,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":  # noqa: PYI034 - Self is newer than Python 3.10
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in (each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN):
                 self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
         return self
 

@@ -5,11 +5,12 @@ difference of two methods is taken within the seed. A cell that is done has a ``
 """
 
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from os import cpu_count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +26,14 @@ from pd_edge.training.checkpoint import CHECKPOINTS, load_model
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import SourceConfig
 from pd_edge.training.distillation import DistillConfig, MethodSettings, distil
+from pd_edge.training.interrupt import StopRequest
 from pd_edge.training.loop import changed_fields
 from pd_edge.training.run_log import versions
 from pd_edge.training.validate import validate
 
 RESULT = "result.json"
+POLL_SECONDS = 1.0
+"""How often a study looks whether it was asked to stop."""
 
 
 class StudyConfig(Config):
@@ -134,6 +138,8 @@ def run_study(
 ) -> Iterator[dict[str, Any] | PdEdgeError]:
     """Runs what is missing of a study; yields every cell's result, or why there is none, as it comes.
 
+    SIGINT and SIGTERM end it; cells that are running save their state first.
+
     Args:
         study: The study.
         out: Its folder; made where missing.
@@ -143,18 +149,35 @@ def run_study(
     todo = cells(study)
     out.mkdir(parents=True, exist_ok=True)
     threads = max((cpu_count() or 1) // processes, 1)
-    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        running = [pool.submit(_attempt, cell, study, out) for cell in todo]
-        for done, future in enumerate(as_completed(running), start=1):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                yield TrainingError(
-                    f"{out}: a process was killed, as the system does when memory runs out; "
-                    "start the study again, with fewer processes"
-                )
-            if advance is not None:
-                advance(done, len(todo))
+    others = set(active_children())
+    with StopRequest() as stop, ProcessPoolExecutor(processes, get_context("spawn"), _begin, (threads,)) as pool:
+        running: set[Future[dict[str, Any] | PdEdgeError]] = set()
+        started = 0
+        try:
+            while running or started < len(todo):
+                while len(running) < processes and started < len(todo):  # no more: a process takes what waits for it
+                    running.add(pool.submit(_attempt, todo[started], study, out))
+                    started += 1
+                ended, running = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+                stop.raise_if_asked()
+                for future in ended:
+                    yield future.result()
+                if advance is not None and ended:
+                    advance(started - len(running), len(todo))
+        except BrokenProcessPool:
+            yield TrainingError(
+                f"{out}: a process was killed, as the system does when memory runs out; "
+                "start the study again, with fewer processes"
+            )
+        finally:  # where cells are running, they save their state and go on another time
+            for process in set(active_children()) - others if running else ():
+                process.terminate()
+
+
+def _begin(threads: int) -> None:
+    """Sets up a process of the study. Ctrl-C reaches all of them, and the first one tells the others to stop."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _attempt(cell: Cell, study: StudyConfig, out: Path) -> dict[str, Any] | PdEdgeError:

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ pytest.importorskip("torch", reason="needs the train extra")
 from pd_edge.config import DetectorConfig, GridConfig, ModelConfig, dump_config, parse_config
 from pd_edge.errors import ConfigError, DataError, PdEdgeError
 from pd_edge.kitti import Calibration, boxes_to_labels, write_object_frame
-from pd_edge.training.checkpoint import save_tensors
+from pd_edge.training.checkpoint import list_checkpoints, save_tensors
 from pd_edge.training.model import PointPillars
 from pd_edge.training.study import StudyConfig, cells, finished, run_study
 from pd_edge.training.study_report import Column, rows, table, write_report
@@ -133,6 +137,26 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(study: StudyConfig, tmp
     assert len(found) == 4
     assert len(failed) == 2
     assert all("other, none, seed" in str(each) and "its grid.cell is" in str(each) for each in failed)
+
+
+@pytest.mark.slow
+def test_a_stopped_study_ends_with_its_processes_and_goes_on(study: StudyConfig, tmp_path: Path) -> None:
+    longer = study.model_copy(update={"train": study.train.model_copy(update={"samples": 4000, "log_every": 1})})
+    dump_config(longer, tmp_path / "study.yaml")
+    command = [sys.executable, "-m", "pd_edge", "study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [*command, "--processes", "2"], stderr=subprocess.PIPE, start_new_session=True, text=True
+    )
+    for _ in range(1200):
+        logs = [path.read_text() for path in (tmp_path / "out").rglob("train.log")]
+        if sum("step 3/" in log for log in logs) == 2:
+            break
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    stopped = list((tmp_path / "out" / "cells").iterdir())
+    assert len(stopped) == 2
+    assert all(list_checkpoints(folder) for folder in stopped)
 
 
 def test_gains_are_paired_and_their_interval_is_student_s(study: StudyConfig) -> None:
