@@ -2,14 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import settings
 
-from pd_edge.config import DetectorConfig, GridConfig, ModelConfig
+from pd_edge.config import Config, DetectorConfig, GridConfig, ModelConfig
 from pd_edge.kitti import Calibration, Label
 
 if TYPE_CHECKING:
@@ -30,6 +30,19 @@ def kitti_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real KITTI frames at {root}; set PD_EDGE_KITTI to a folder with object/ and raw/")
     return root
+
+
+@pytest.fixture
+def fields_read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """The (class, field) of every attribute that is asked for of any configuration during the test."""
+    seen: set[tuple[str, str]] = set()
+
+    def note(self: Config, name: str) -> Any:
+        seen.add((type(self).__name__, name))
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(Config, "__getattribute__", note, raising=False)
+    return seen
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ A method owns whatever it learns beside the student (adapters, projections). Non
 
 from typing import ClassVar, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from pd_edge.config import Config
@@ -18,6 +18,17 @@ class MethodConfig(Config):
     """What all methods are set by."""
 
     weight: float = Field(1.0, ge=0, description="Factor on the method's loss, which is added to the detector's own.")
+
+
+class NoLossConfig(MethodConfig):
+    """What methods without a loss of their own are set by."""
+
+    @field_validator("weight")
+    @classmethod
+    def _nothing_to_weigh(cls, weight: float) -> float:
+        if weight != cls.model_fields["weight"].default:
+            raise ValueError(f"weight {weight}: this method has no loss that it could act on; leave it out")
+        return weight
 
 
 class Lesson(NamedTuple):

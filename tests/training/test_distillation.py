@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from pd_edge.config import DetectorConfig, GridConfig, ModelConfig, dump_config
@@ -19,6 +20,7 @@ from pd_edge.training.batches import batch_pillars
 from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, save_tensors, tensors_sha256
 from pd_edge.training.config import CheckpointConfig, TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
+from pd_edge.training.distill import PointDistillerConfig
 from pd_edge.training.distillation import METHODS, DistillConfig, distil, load_teacher, method_names, read_config
 from pd_edge.training.loop import train
 from pd_edge.training.model import Activations, PillarBatch, PointPillars
@@ -112,6 +114,25 @@ def test_the_teacher_is_run_where_it_is_of_use(
     monkeypatch.setattr(PointPillars, "activations", watched)
     distil(configure(teacher, method), tmp_path / "run", scenes=OneScene(tiny_cloud), stop_after=4)
     assert widths == ({8, 16} if method == "fitnets" else {8})
+
+
+def test_every_field_of_a_distillation_is_read(
+    teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path, fields_read: set[tuple[str, str]]
+) -> None:
+    config = configure(teacher, "pointdistiller")
+    fields_read.clear()
+    distil(config, tmp_path / "run", scenes=OneScene(tiny_cloud))
+    wanted = {("DistillConfig", name) for name in set(DistillConfig.model_fields) - set(TrainConfig.model_fields)}
+    wanted |= {("PointDistillerConfig", name) for name in PointDistillerConfig.model_fields} - {
+        ("PointDistillerConfig", "method")  # chose the class
+    }
+    assert not wanted - fields_read
+
+
+@pytest.mark.parametrize("method", ["none", "label-kd", "guided-init"])
+def test_a_method_without_loss_has_no_weight(method: str, teacher: Path) -> None:
+    with pytest.raises(ValidationError, match=r"weight 2\.0: this method has no loss that it could act on"):
+        configure(teacher, method, distillation={"method": method, "weight": 2.0})
 
 
 def plain_of(config: DistillConfig) -> TrainConfig:

@@ -19,7 +19,7 @@ from pd_edge.errors import ConfigError, DataError, PdEdgeError
 from pd_edge.kitti import Calibration, boxes_to_labels, write_object_frame
 from pd_edge.training.checkpoint import list_checkpoints, save_tensors
 from pd_edge.training.model import PointPillars
-from pd_edge.training.study import StudyConfig, cells, finished, run_study
+from pd_edge.training.study import StudyConfig, cells, finished, run_cell, run_study
 from pd_edge.training.study_report import Column, rows, table, write_report
 
 GRID = GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12)
@@ -96,6 +96,14 @@ def test_cells_go_seed_by_seed_and_differ_in_nothing_else(study: StudyConfig) ->
     assert all(cell.config.seed == cell.seed for cell in found)
     first, second = (cell.config.model_dump(exclude={"distillation"}) for cell in found[:2])
     assert first == second
+
+
+def test_every_field_of_a_study_is_read(study: StudyConfig, tmp_path: Path, fields_read: set[tuple[str, str]]) -> None:
+    pytest.importorskip("matplotlib", reason="needs the viz extra")
+    first = cells(study)[0]
+    run_cell(first, study, tmp_path)
+    write_report(study, finished(study, tmp_path), tmp_path)
+    assert not {("StudyConfig", name) for name in StudyConfig.model_fields} - fields_read
 
 
 @pytest.mark.slow

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from pd_edge.config import ModelConfig
 from pd_edge.errors import ConfigError
-from pd_edge.training.method import Method, MethodConfig
+from pd_edge.training.method import Method, NoLossConfig
 from pd_edge.training.model import ConvBlock, PointPillars
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
-class GuidedInitConfig(MethodConfig):
-    """Teacher-guided initialisation. There is no loss, so that ``weight`` has nothing to act on."""
+class GuidedInitConfig(NoLossConfig):
+    """Teacher-guided initialisation. There is no loss."""
 
     method: Literal["guided-init"] = Field("guided-init", description="Name of the method.")
     channels: Literal["first", "scale"] = Field(

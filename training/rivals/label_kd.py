@@ -22,7 +22,7 @@ from pd_edge.decode import anchors, decode_boxes
 from pd_edge.errors import ConfigError
 from pd_edge.training.batches import Batch
 from pd_edge.training.config import KITTI_THRESHOLDS, Thresholds
-from pd_edge.training.method import Lesson, Method, MethodConfig
+from pd_edge.training.method import Lesson, Method, NoLossConfig
 from pd_edge.training.model import BOX_CODE, DIRECTION_BINS, Activations, HeadMaps
 from pd_edge.training.rivals.anchors import logit, rows_at
 from pd_edge.training.targets import TargetAssigner, Targets, batch_targets
@@ -33,8 +33,8 @@ GRAIN = 0.01
 """Boxes recovered from the anchors of one object differ by rounding; on this grid [m, rad] they are one."""
 
 
-class LabelKdConfig(MethodConfig):
-    """Label KD. There is no loss beside the detector's own, so that ``weight`` has nothing to act on."""
+class LabelKdConfig(NoLossConfig):
+    """Label KD. There is no loss beside the detector's own."""
 
     method: Literal["label-kd"] = Field("label-kd", description="Name of the method.")
     score_threshold: float = Field(0.4, ge=0, lt=1, description="Teacher's boxes scoring less are no objects.")

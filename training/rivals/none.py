@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import Field
 
 from pd_edge.config import ModelConfig
-from pd_edge.training.method import Method, MethodConfig
+from pd_edge.training.method import Method, NoLossConfig
 
 
-class NoMethodConfig(MethodConfig):
+class NoMethodConfig(NoLossConfig):
     """No distillation: the student learns from the labels alone."""
 
     method: Literal["none"] = Field("none", description="Name of the method.")
