@@ -30,6 +30,7 @@ EXTRAS = {
     "onnxruntime": "onnxruntime",
     "open3d": "train",
     "openvino": "openvino",
+    "rosbags": "bags",
     "safetensors": "train",
     "scipy": "train",
     "tensorboard": "train",
