@@ -26,6 +26,7 @@ from pd_edge.errors import MissingExtraError, PdEdgeError
 
 EXTRAS = {
     "matplotlib": "viz",
+    "mcap": "bags",
     "onnx": "train",
     "onnxruntime": "onnxruntime",
     "open3d": "train",
