@@ -1,0 +1,246 @@
+"""ROS messages from boxes and back, the same for rclpy's classes and for those of ``rosbags``.
+
+Functions take ``kinds``, which gives the class of a type's name: :func:`bag_types` for bags, an import in a node. The
+five types of vision_msgs that are used here are written out below, since they come with neither.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pd_edge.boxes import Floats, wrap_angle
+from pd_edge.errors import DataError, MissingExtraError
+
+Kinds = Callable[[str], Any]
+"""The class of a message type such as ``std_msgs/msg/Header``."""
+
+DETECTIONS = "vision_msgs/msg/Detection3DArray"
+MARKERS = "visualization_msgs/msg/MarkerArray"
+VISION_TYPES = {
+    "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score\n",
+    "vision_msgs/msg/ObjectHypothesisWithPose": "ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose\n",
+    "vision_msgs/msg/BoundingBox3D": "geometry_msgs/Pose center\ngeometry_msgs/Vector3 size\n",
+    "vision_msgs/msg/Detection3D": (
+        "std_msgs/Header header\nObjectHypothesisWithPose[] results\nBoundingBox3D bbox\nstring id\n"
+    ),
+    DETECTIONS: "std_msgs/Header header\nDetection3D[] detections\n",
+}
+"""Fields of vision_msgs 4, the version of Humble and later."""
+
+NANOSECONDS = 10**9
+ADD, DELETE_ALL = 0, 3
+ARROW, CUBE, TEXT = 0, 1, 9
+"""Actions and shapes of visualization_msgs/Marker."""
+COLOURS = ((0.15, 0.55, 0.95), (0.95, 0.45, 0.1), (0.2, 0.75, 0.35), (0.75, 0.3, 0.85), (0.9, 0.8, 0.2))
+"""Red, green and blue of the classes, in turn."""
+TEXT_HEIGHT, ARROW_WIDTH = 0.6, 0.15
+"""[m]"""
+
+
+class Objects(NamedTuple):
+    """Boxes with what is known of them.
+
+    Attributes:
+        boxes: (K, 7) x y z length width height yaw, in metres and radians.
+        names: (K,) classes.
+        scores: (K,) in 0..1.
+    """
+
+    boxes: Floats
+    names: Sequence[str]
+    scores: npt.NDArray[np.floating]
+
+
+def bag_types() -> Any:
+    """The message types of ROS 2 and vision_msgs as a typestore of ``rosbags``.
+
+    Its ``types.__getitem__`` is a ``kinds``.
+
+    Raises:
+        MissingExtraError: ``rosbags`` is not installed.
+    """
+    try:
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore  # noqa: PLC0415 - not needed in a node
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("rosbags", "bags") from error
+    store = get_typestore(Stores.LATEST)
+    for name, fields in VISION_TYPES.items():
+        store.register(get_types_from_msg(fields, name))
+    return store
+
+
+def header(kinds: Kinds, time_ns: int, frame_id: str) -> Any:
+    """A header; time in nanoseconds since 1970, or since whatever the clock counts from."""
+    seconds, rest = divmod(int(time_ns), NANOSECONDS)
+    stamp = kinds("builtin_interfaces/msg/Time")(sec=seconds, nanosec=rest)
+    return kinds("std_msgs/msg/Header")(stamp=stamp, frame_id=frame_id)
+
+
+def time_of(message: Any) -> int:
+    """A message's time stamp [ns]."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def detection_array(kinds: Kinds, head: Any, objects: Objects) -> Any:
+    """Boxes as a Detection3DArray; every detection has the array's header and its place in the array as id."""
+    hypothesis, with_pose, box_kind, detection = (
+        kinds(f"vision_msgs/msg/{name}")
+        for name in ("ObjectHypothesis", "ObjectHypothesisWithPose", "BoundingBox3D", "Detection3D")
+    )
+    posed = kinds("geometry_msgs/msg/PoseWithCovariance")
+    found = []
+    for place, (box, name, score) in enumerate(zip(objects.boxes, objects.names, objects.scores, strict=True)):
+        centre = _pose(kinds, box)
+        guess = with_pose(
+            hypothesis=hypothesis(class_id=name, score=float(score)),
+            pose=posed(pose=centre, covariance=np.zeros(36)),
+        )
+        extent = box_kind(center=centre, size=_vector(kinds, box[3:6]))
+        found.append(detection(header=head, results=[guess], bbox=extent, id=str(place)))
+    return kinds(DETECTIONS)(header=head, detections=found)
+
+
+def objects_of(message: Any) -> Objects:
+    """The boxes of a Detection3DArray, each with its likeliest class; boxes of no class are left out.
+
+    Raises:
+        DataError: A box is turned about another axis than z by more than a degree.
+    """
+    kept = [(each.bbox, max(each.results, key=_score).hypothesis) for each in message.detections if each.results]
+    boxes = np.array([_box(box) for box, _ in kept]).reshape(-1, 7)
+    scores = np.array([guess.score for _, guess in kept])
+    return Objects(boxes, [guess.class_id for _, guess in kept], scores)
+
+
+def marker_array(kinds: Kinds, head: Any, objects: Objects, classes: Sequence[str], lifetime: float) -> Any:
+    """Boxes as markers: a cube, an arrow along the heading and a label for each, after an order to delete all others.
+
+    Args:
+        kinds: Message classes.
+        head: The header of all.
+        objects: What to show.
+        classes: The order of the classes, which gives their colours.
+        lifetime: Seconds after which a viewer forgets them; 0 for ever.
+    """
+    marker = _marker(kinds, head, lifetime)
+    found = [marker(action=DELETE_ALL)]
+    for place, (box, name, score) in enumerate(zip(objects.boxes, objects.names, objects.scores, strict=True)):
+        colour = COLOURS[classes.index(name) % len(COLOURS)]
+        front, above = np.array(box), np.array(box)
+        front[3:6] = box[3] / 2 + 1, ARROW_WIDTH, ARROW_WIDTH
+        above[2] += box[5] / 2 + TEXT_HEIGHT
+        above[3:6] = 0, 0, TEXT_HEIGHT
+        text = f"{name} {score:.2f}"
+        found += [
+            marker(ns="boxes", id=place, type=CUBE, box=box, colour=(*colour, 0.4)),
+            marker(ns="headings", id=place, type=ARROW, box=front, colour=(*colour, 1.0)),
+            marker(ns="labels", id=place, type=TEXT, box=above, colour=(1.0, 1.0, 1.0, 1.0), text=text),
+        ]
+    return kinds(MARKERS)(markers=found)
+
+
+def transform(kinds: Kinds, head: Any, child: str, matrix: npt.NDArray[np.float64]) -> Any:
+    """A TransformStamped: the pose (4, 4) of the frame ``child`` in the header's frame [m]."""
+    moved = kinds("geometry_msgs/msg/Transform")(
+        translation=_vector(kinds, matrix[:3, 3]), rotation=_quaternion(kinds, quaternion_of(matrix[:3, :3]))
+    )
+    return kinds("geometry_msgs/msg/TransformStamped")(header=head, child_frame_id=child, transform=moved)
+
+
+def matrix_of(moved: Any) -> npt.NDArray[np.float64]:
+    """The matrix (4, 4) of a Transform [m]."""
+    q = moved.rotation
+    x, y, z, w = np.array([q.x, q.y, q.z, q.w]) / math.sqrt(q.x**2 + q.y**2 + q.z**2 + q.w**2)
+    matrix = np.eye(4)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, 3] = moved.translation.x, moved.translation.y, moved.translation.z
+    return matrix
+
+
+def quaternion_of(rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The quaternion (x, y, z, w) of a rotation matrix (3, 3), w not negative.
+
+    Source: Bar-Itzhack, New method for extracting the quaternion from a rotation matrix (JGCD 2000): the eigenvector of
+    the largest eigenvalue, which is the nearest rotation where the matrix is only nearly one.
+    """
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    symmetric = np.array(
+        [
+            [xx - yy - zz, xy + yx, xz + zx, zy - yz],
+            [xy + yx, yy - xx - zz, yz + zy, xz - zx],
+            [xz + zx, yz + zy, zz - xx - yy, yx - xy],
+            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
+        ]
+    )
+    found: npt.NDArray[np.float64] = np.linalg.eigh(symmetric).eigenvectors[:, -1]
+    return found if found[3] >= 0 else -found
+
+
+def _score(result: Any) -> float:
+    return float(result.hypothesis.score)
+
+
+def _pose(kinds: Kinds, box: npt.NDArray[np.floating]) -> Any:
+    half = float(box[6]) / 2
+    turned = _quaternion(kinds, (0.0, 0.0, math.sin(half), math.cos(half)))
+    x, y, z = map(float, box[:3])
+    return kinds("geometry_msgs/msg/Pose")(position=kinds("geometry_msgs/msg/Point")(x=x, y=y, z=z), orientation=turned)
+
+
+def _box(box: Any) -> tuple[float, ...]:
+    p, q, s = box.center.position, box.center.orientation, box.size
+    if math.hypot(q.x, q.y) > math.radians(0.5) * math.hypot(q.x, q.y, q.z, q.w):
+        raise DataError(
+            f"a box at {p.x:g} {p.y:g} {p.z:g} m is turned by the quaternion {q.x:g} {q.y:g} {q.z:g} {q.w:g}; expected "
+            "a turn about z alone: bring the boxes to a level frame first"
+        )
+    return p.x, p.y, p.z, s.x, s.y, s.z, wrap_angle(2 * math.atan2(q.z, q.w))
+
+
+def _vector(kinds: Kinds, values: npt.NDArray[np.floating]) -> Any:
+    x, y, z = map(float, values)
+    return kinds("geometry_msgs/msg/Vector3")(x=x, y=y, z=z)
+
+
+def _quaternion(kinds: Kinds, values: Sequence[float] | npt.NDArray[np.float64]) -> Any:
+    x, y, z, w = map(float, values)
+    return kinds("geometry_msgs/msg/Quaternion")(x=x, y=y, z=z, w=w)
+
+
+def _marker(kinds: Kinds, head: Any, lifetime: float) -> Callable[..., Any]:
+    """A function that makes a marker of what differs between them."""
+    kind, colour_kind = kinds("visualization_msgs/msg/Marker"), kinds("std_msgs/msg/ColorRGBA")
+    seconds, rest = divmod(round(lifetime * NANOSECONDS), NANOSECONDS)
+    duration = kinds("builtin_interfaces/msg/Duration")(sec=seconds, nanosec=rest)
+    nothing, no_colour = np.zeros(7), (0.0, 0.0, 0.0, 0.0)
+
+    def make(*, box: Floats = nothing, colour: Sequence[float] = no_colour, **fields: Any) -> Any:
+        red, green, blue, alpha = colour
+        usual = {"ns": "", "id": 0, "type": ARROW, "action": ADD, "text": ""}
+        return kind(
+            header=head,
+            pose=_pose(kinds, box),
+            scale=_vector(kinds, box[3:6]),
+            color=colour_kind(r=red, g=green, b=blue, a=alpha),
+            lifetime=duration,
+            frame_locked=False,
+            points=[],
+            colors=[],
+            texture_resource="",
+            texture=kinds("sensor_msgs/msg/CompressedImage")(header=head, format="", data=np.empty(0, np.uint8)),
+            uv_coordinates=[],
+            mesh_resource="",
+            mesh_file=kinds("visualization_msgs/msg/MeshFile")(filename="", data=np.empty(0, np.uint8)),
+            mesh_use_embedded_materials=False,
+            **{**usual, **fields},
+        )
+
+    return make
