@@ -14,7 +14,15 @@ from pd_edge.errors import DataError, MissingExtraError
 
 try:
     from rosbags.highlevel import AnyReader, AnyReaderError
-    from rosbags.interfaces import Connection, Qos
+    from rosbags.interfaces import (
+        Connection,
+        Qos,
+        QosDurability,
+        QosHistory,
+        QosLiveliness,
+        QosReliability,
+        QosTime,
+    )
     from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
     from rosbags.typesys.store import Typestore
@@ -27,7 +35,23 @@ METADATA = "metadata.yaml"
 SUFFIXES = (".mcap", ".db3", ".bag")
 """Bag files; a folder of some with their metadata is a rosbag2."""
 VERSION: Literal[9] = 9
+LATCHED = frozenset({"/tf_static"})
+"""Topics whose last messages a player gives to those that subscribe late."""
 Compression = Literal["none", "zstd"]
+
+
+_UNLIMITED = QosTime(2**63 // 10**9, 2**63 % 10**9 - 1)
+_KEPT_FOR_LATE_SUBSCRIBERS = Qos(
+    QosHistory.KEEP_LAST,
+    1,
+    QosReliability.RELIABLE,
+    QosDurability.TRANSIENT_LOCAL,
+    _UNLIMITED,
+    _UNLIMITED,
+    QosLiveliness.AUTOMATIC,
+    _UNLIMITED,
+    avoid_ros_namespace_conventions=False,
+)
 
 
 class Record(NamedTuple):
@@ -195,7 +219,7 @@ class BagWriter:
         kind = message.__msgtype__
         self.copy(Record(topic, kind, time_ns, self.types.serialize_cdr(message, kind)), self.types)
 
-    def copy(self, record: Record, types: Typestore, qos: Collection[Qos] = ()) -> None:
+    def copy(self, record: Record, types: Typestore) -> None:
         """Appends a message as it stands, of a bag with these types.
 
         Raises:
@@ -203,8 +227,9 @@ class BagWriter:
         """
         connection = self._connections.get(record.topic)
         if connection is None:
+            qos = [_KEPT_FOR_LATE_SUBSCRIBERS] if record.topic in LATCHED else []
             connection = self._writer.add_connection(
-                record.topic, record.kind, typestore=types, offered_qos_profiles=list(qos)
+                record.topic, record.kind, typestore=types, offered_qos_profiles=qos
             )
             self._connections[record.topic] = connection
         if connection.msgtype != record.kind:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 import pd_edge
+from pd_edge.commands.bag import bag
 from pd_edge.commands.bench import bench
 from pd_edge.commands.bundle import bundle
 from pd_edge.commands.card import card
@@ -81,6 +82,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
+app.add_typer(bag)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

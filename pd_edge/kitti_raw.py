@@ -11,7 +11,7 @@ from pd_edge.errors import DataError
 from pd_edge.kitti_calibration import Calibration, Matrix, read_raw_calibration
 from pd_edge.kitti_frames import Frame, make_frame, named, read_checked, with_image_size
 from pd_edge.kitti_labels import Label, read_labels
-from pd_edge.kitti_oxts import lidar_poses, read_oxts, read_timestamps
+from pd_edge.kitti_oxts import imu_poses, lidar_poses, read_oxts, read_timestamps
 from pd_edge.kitti_tracklets import Tracklet, read_tracklets, tracklet_labels
 
 LABEL_FOLDERS = ("label_2", "label_2_from_tracking")
@@ -97,8 +97,20 @@ class RawDrive:
         """
         if self.calibration is None or self.calibration.Tr_imu_to_velo is None:
             raise DataError(f"{self.path.resolve().parent}: no calib_imu_to_velo.txt; poses of the LiDAR need it")
-        packets = [read_oxts(self.path / "oxts" / "data" / f"{name}.txt") for name in self.ids]
-        return lidar_poses(np.array(packets), self.calibration.Tr_imu_to_velo)
+        return lidar_poses(self._packets, self.calibration.Tr_imu_to_velo)
+
+    @cached_property
+    def imu_poses(self) -> Matrix:
+        """(N, 4, 4) float64 poses of the inertial unit in its own frame at the first scan [m], from the OXTS packets.
+
+        Raises:
+            DataError: A packet is missing or malformed.
+        """
+        return imu_poses(self._packets)
+
+    @cached_property
+    def _packets(self) -> Matrix:
+        return np.array([read_oxts(self.path / "oxts" / "data" / f"{name}.txt") for name in self.ids])
 
     def _read(self, index: int) -> Frame:
         name = self.ids[index]
