@@ -55,6 +55,10 @@ class McapStream:
         if self._file is not None:
             self._file.close()
 
+    def count(self, topic: str) -> int:  # noqa: ARG002 - as a complete bag's
+        """0: only an index knows."""
+        return 0
+
     def rows(self, topics: Collection[str] | None = None) -> Iterator[Row]:
         """The messages, of all topics where none are named.
 

@@ -104,6 +104,10 @@ class BagReader:
         """The type of each topic; of a file whose end is missing, of those that were met so far."""
         return self._source.topics
 
+    def count(self, topic: str) -> int:
+        """How many messages a topic has; 0 where the bag's index, which tells, is missing."""
+        return self._source.count(topic)
+
     def records(self, topics: Collection[str] | None = None) -> Iterator[Record]:
         """The messages in the order of their time; all topics where none are named.
 
@@ -164,6 +168,9 @@ class _Indexed:
     @property
     def topics(self) -> dict[str, str]:
         return {each.topic: each.msgtype for each in self._reader.connections}
+
+    def count(self, topic: str) -> int:
+        return sum(each.msgcount for each in self._reader.connections if each.topic == topic)
 
     def rows(self, topics: Collection[str] | None) -> Iterator[Row]:
         wanted = [each for each in self._reader.connections if topics is None or each.topic in topics]

@@ -20,6 +20,7 @@ from pd_edge.commands.distill import distill
 from pd_edge.commands.evaluate import evaluate
 from pd_edge.commands.models import models
 from pd_edge.commands.realism import realism
+from pd_edge.commands.replay import replay
 from pd_edge.commands.simulate import simulate
 from pd_edge.commands.study import study
 from pd_edge.commands.train import train
@@ -78,6 +79,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bundle": bundle,
     "card": card,
     "simulate": simulate,
+    "replay": replay,
     "realism": realism,
 }
 for _name, _command in COMMANDS.items():

@@ -24,6 +24,13 @@ def evaluate(
     labels: Annotated[
         Path | None, typer.Option(help="Ground truth of the predictions: folder of KITTI labels.")
     ] = None,
+    bag: Annotated[
+        Path | None, typer.Option(help="Instead of DATASET: bag with recorded detections, as `pd-edge replay` writes.")
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="Topic of the bag's detections; its only one if left out.")] = None,
+    kitti: Annotated[
+        Path | None, typer.Option(help="Raw drive with the bag's ground truth, where the bag has none.")
+    ] = None,
     split: Split = None,
     model: Model = DEFAULT_MODEL,
     runtime: Runtime = "openvino",
@@ -34,9 +41,10 @@ def evaluate(
     ] = 0,
     json_file: JsonFile = None,
 ) -> None:
-    """Compute KITTI's average precision of a model or of files.
+    """Compute KITTI's average precision of a model, of files or of a recorded topic.
 
-    Either detects in the frames of DATASET, cut to the camera's field of view as KITTI's labels are, or compares
+    Either detects in the frames of DATASET, cut to the camera's field of view as KITTI's labels are, or takes the
+    detections that a bag has recorded (of all around; what the camera does not see does not count), or compares
     folders of label files; there, --split lists the frames (val, or a file of names), and without it every label file
     needs a prediction file (an empty one where nothing was found). Every frame counts: one that cannot be read is an
     error.
@@ -48,9 +56,12 @@ def evaluate(
     Examples:
       pd-edge eval kitti/object --split val --model pointpillars-4x --bootstrap 1000
       pd-edge eval --predictions found/labels --labels kitti/object/training/label_2 --split val
+      pd-edge eval --bag detections.mcap
     """
-    if (dataset is None) == (predictions is None) or (predictions is None) != (labels is None):
-        raise typer.BadParameter("give DATASET, or both --predictions and --labels")
+    if [dataset, predictions, bag].count(None) != 2 or (predictions is None) != (labels is None):
+        raise typer.BadParameter("give DATASET, or --bag, or both --predictions and --labels")
+    if bag is None and (topic or kitti):
+        raise typer.BadParameter("--topic and --kitti belong to --bag")
     from pd_edge.commands.shared import load_detector, present
     from pd_edge.evaluate import bootstrap as draw
     from pd_edge.kitti import open_dataset
@@ -61,6 +72,8 @@ def evaluate(
         frames = open_dataset(dataset, split)
         detector = load_detector(model, runtime, precision, threads, None)
         evaluation, notes = _evaluate_model(detector, frames), [IN_VIEW_NOTE]
+    elif bag is not None:
+        evaluation, notes = _evaluate_bag(bag, topic, kitti)
     elif predictions is not None and labels is not None:
         evaluation, notes = _evaluate_files(predictions, labels, split), []
     with busy("bootstrap"):
@@ -76,6 +89,23 @@ def _evaluate_model(detector: "Detector", frames: "Dataset") -> "Evaluation":
 
     with counting("frames") as advance:
         return detect_batch(detector, frames, advance=advance).complete_evaluation()
+
+
+def _evaluate_bag(bag: Path, topic: str | None, kitti: Path | None) -> "tuple[Evaluation, list[str]]":
+    from pd_edge.bag_truth import pairs_of
+    from pd_edge.evaluate import evaluate as compare
+    from pd_edge.kitti import RawDrive
+    from pd_edge.terminal import busy
+
+    with busy("reading the bag"):
+        pairs = pairs_of(bag, topic, RawDrive(kitti) if kitti else None)
+        evaluation = compare(pairs.truth, pairs.found)
+    notes = ["Detections that the left colour camera does not see do not count; KITTI labels nothing else."]
+    if pairs.without_detections:
+        notes.append(f"{pairs.without_detections} scans with ground truth have no detections and are left out.")
+    if pairs.without_truth:
+        notes.append(f"{pairs.without_truth} scans with detections have no ground truth and are left out.")
+    return evaluation, notes
 
 
 def _evaluate_files(predictions: Path, labels: Path, split: str | None) -> "Evaluation":
