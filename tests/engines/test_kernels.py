@@ -135,7 +135,7 @@ def test_encode_rounds_every_product_and_sum(kernels: HostKernels) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_what_breaks_the_contract_does_no_harm(kernels: HostKernels, dtype: type) -> None:
-    values: npt.NDArray[Any] = np.array([[np.nan], [2], [-1], [-np.inf], [5], [5]], dtype)
+    values: npt.NDArray[Any] = np.array([[np.nan, 0], [2, 0], [-1, -1], [-np.inf, -2], [5, 5], [5, 5]], dtype)
     cells = np.array([0, 0, 1, 1, NEAR.nx * NEAR.ny, -7], np.int32)  # a NaN; negative values; no such cell
     canvas = kernels.scatter(values, cells, NEAR).ravel()
     assert np.isnan(canvas[0])
