@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import pytest
 from pd_edge.config import GridConfig
 from pd_edge.engines.host_kernels import HOST_FLAGS
 from pd_edge.engines.kernels import NATIVE, PLUGINS, SUM_BYTES, grid_argument, run_compiler
+from pd_edge.pillars import _Constants
 
 from .kernel_clouds import CLOUDS, KITTI, NEAR, expected_canvas, expected_voxels, random_cloud, random_values, same_bits
 
@@ -63,16 +65,23 @@ class Harness(NamedTuple):
         return result.stdout
 
 
+def compiler(*flags: str) -> list[str]:
+    assert HEADERS is not None
+    includes = [f"-I{NATIVE}", f"-I{PLUGINS}", "-isystem", str(HEADERS.tensorrt), "-isystem", str(HEADERS.cuda)]
+    return ["g++", *HOST_FLAGS, "-Werror", *flags, *includes]
+
+
+def build_library(library: Path, *flags: str) -> None:
+    sources = [str(PLUGINS / "pd_edge_plugins.cpp"), str(PLUGINS / "pillar_launch_host.cpp")]
+    run_compiler([*compiler(*flags), "-fvisibility=hidden", "-fPIC", "-shared", *sources, "-o", str(library)])
+
+
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
-    assert HEADERS is not None
     folder = tmp_path_factory.mktemp("plugin")
     built = Harness(folder / "harness", folder / "libpd_edge_plugins.so")
-    includes = [f"-I{NATIVE}", f"-I{PLUGINS}", "-isystem", str(HEADERS.tensorrt), "-isystem", str(HEADERS.cuda)]
-    flags = ["g++", *HOST_FLAGS, "-Werror", *SANITIZERS, *includes]
-    sources = [str(PLUGINS / "pd_edge_plugins.cpp"), str(PLUGINS / "pillar_launch_host.cpp")]
-    run_compiler([*flags, "-fvisibility=hidden", "-fPIC", "-shared", *sources, "-o", str(built.library)])
-    run_compiler([*flags, str(HARNESS), "-ldl", "-o", str(built.program)])
+    build_library(built.library, *SANITIZERS)
+    run_compiler([*compiler(*SANITIZERS), str(HARNESS), "-ldl", "-o", str(built.program)])
     return built
 
 
@@ -213,3 +222,40 @@ def test_the_library_exports_what_tensorrt_looks_for_and_needs_nothing_of_it(har
     assert " T getCreators\n" in symbols
     assert " T setLoggerFinder\n" in symbols
     assert not re.search(r" U (getPluginRegistry|getLogger|createInfer|cuda)", symbols)
+
+
+REGISTRY = """
+import sys
+import numpy as np
+import tensorrt_rtx as trt
+
+class Logger(trt.ILogger):
+    def log(self, severity, message):
+        if message.startswith("pd_edge"):
+            print(message)
+
+logger = Logger()
+registry = trt.Builder(logger).get_plugin_registry()
+assert registry.load_library(sys.argv[1]) is not None
+for name in ("PillarVoxelize", "PillarScatter"):
+    creator = registry.get_creator(name, "1", "pd_edge")
+    print(name, *(field.name for field in creator.field_names))
+fields = [trt.PluginField(name, np.array([8], np.int32), trt.PluginFieldType.INT32) for name in ("nx", "ny")]
+for given in (fields, fields[:1]):
+    plugin = creator.create_plugin("node", trt.PluginFieldCollection(given), trt.TensorRTPhase.BUILD)
+    print("null" if plugin is None else type(plugin).__name__)
+"""
+
+
+def test_nvidias_registry_loads_the_library(tmp_path: Path) -> None:
+    """TensorRT for RTX runs no plugins, but its registry loads, lists and creates them, also without a GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx-cu13")
+    assert HEADERS is not None
+    if "class ILoggerFinder : public" not in (HEADERS.tensorrt / "NvInferRuntime.h").read_text():
+        pytest.skip("TensorRT for RTX hands out loggers as TensorRT 11 does, these headers are of TensorRT 10")
+    library = tmp_path / "libpd_edge_plugins.so"
+    build_library(library, "-O0")
+    code = [sys.executable, "-c", REGISTRY, str(library)]
+    lines = subprocess.run(code, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0].split() == ["PillarVoxelize", "nx", "ny", *_Constants._fields[:9]]
+    assert lines[1:] == ["PillarScatter nx ny", "IPluginV3", "pd_edge PillarScatter: attribute ny is missing", "null"]
