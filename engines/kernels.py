@@ -115,12 +115,19 @@ def planar_canvas(address: int, channels: int, grid: GridConfig) -> Canvas:
 def compile_fatbin(out: Path, architectures: Sequence[int] = ARCHITECTURES) -> Path:
     """Compiles the kernels with nvcc, for several GPUs and as PTX for those that come after them.
 
+    Args:
+        out: The fatbin to write.
+        architectures: Compute capabilities, e.g. 87; all of the default are known to CUDA 13 and later only.
+
+    Returns:
+        ``out``.
+
     Raises:
         EngineError: There is no nvcc, or it does not know an architecture.
     """
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
     if nvcc is None:
-        raise EngineError("nvcc is not on PATH nor in /usr/local/cuda/bin; install the CUDA toolkit (12.8 or later)")
+        raise EngineError("nvcc is not on PATH nor in /usr/local/cuda/bin; install the CUDA toolkit")
     codes = [f"arch=compute_{each},code=sm_{each}" for each in architectures]
     codes.append(f"arch=compute_{architectures[0]},code=compute_{architectures[0]}")
     targets = [word for code in codes for word in ("-gencode", code)]
@@ -143,6 +150,12 @@ def compile_cubin(architecture: int) -> bytes:
     """Compiles the kernels with the NVRTC 12.6 from PyPI, for drivers too old for CUDA 13, such as JetPack 6's.
 
     Needs neither a GPU nor a CUDA toolkit.
+
+    Args:
+        architecture: Compute capability, e.g. 87 for Orin.
+
+    Returns:
+        The module's machine code, an ELF image.
 
     Raises:
         EngineError: The package is not installed, or the compiler refused, for instance an unknown architecture.

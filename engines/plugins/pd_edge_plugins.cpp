@@ -3,12 +3,10 @@
 // TensorRT loads the library through IPluginRegistry::loadLibrary, which asks getCreators() below. Nothing of
 // libnvinfer is called, so the library needs TensorRT's headers only.
 
-#include "plugin_fields.hpp"
-
 #include <algorithm>
-#include <utility>
 
 #include "pillar_launch.hpp"
+#include "pillar_plugin.hpp"
 
 #if NV_TENSORRT_MAJOR < 10 || (NV_TENSORRT_MAJOR == 10 && NV_TENSORRT_MINOR < 3)
 #error "pd_edge plugins need TensorRT 10.3 or later"
@@ -20,99 +18,6 @@ namespace pd_edge {
 namespace {
 
 using namespace nvinfer1;
-
-constexpr std::int32_t kSuccess = 0, kFailure = -1;
-constexpr const char *kVersion = "1", *kNamespace = "pd_edge";
-
-bool is(const PluginTensorDesc& tensor, DataType type, TensorFormat format = TensorFormat::kLINEAR) {
-    return tensor.type == type && tensor.format == format;
-}
-
-// What both plugins have in common: they are told a grid and clone, serialize and report alike.
-class PillarPlugin : public IPluginV3, public IPluginV3OneCore, public IPluginV3OneBuild, public IPluginV3OneRuntime {
-   public:
-    PillarPlugin(const Kind& kind, const Grid& grid) : kind_(kind), grid_(grid) {
-        for (std::size_t i = 0; i < kind.attributes; ++i) {
-            const Attribute& each = kAttributes[i];
-            std::array<char, 32> text;
-            if (each.integer != nullptr) {
-                std::snprintf(text.data(), text.size(), "_%d", grid.*each.integer);
-            } else {
-                std::snprintf(text.data(), text.size(), "_%a", static_cast<double>(grid.*each.real));
-            }
-            timing_id_ += text.data();
-        }
-    }
-
-    IPluginCapability* getCapabilityInterface(PluginCapabilityType type) noexcept override {
-        switch (type) {
-            case PluginCapabilityType::kCORE: return static_cast<IPluginV3OneCore*>(this);
-            case PluginCapabilityType::kBUILD: return static_cast<IPluginV3OneBuild*>(this);
-            case PluginCapabilityType::kRUNTIME: return static_cast<IPluginV3OneRuntime*>(this);
-        }
-        return nullptr;
-    }
-
-    IPluginV3* clone() noexcept override {
-        return guard<IPluginV3*>(nullptr, [&] { return copy(); });
-    }
-
-    IPluginV3* attachToContext(IPluginResourceContext* context) noexcept override {
-        return guard<IPluginV3*>(nullptr, [&] {
-            PillarPlugin* attached = copy();
-            attached->recorder_ = context != nullptr ? context->getErrorRecorder() : nullptr;
-            return attached;
-        });
-    }
-
-    const AsciiChar* getPluginName() const noexcept override { return kind_.name; }
-    const AsciiChar* getPluginVersion() const noexcept override { return kVersion; }
-    const AsciiChar* getPluginNamespace() const noexcept override { return kNamespace; }
-    std::int32_t getNbOutputs() const noexcept override { return kind_.outputs; }
-    const char* getTimingCacheID() noexcept override { return timing_id_.c_str(); }
-
-    std::int32_t configurePlugin(const DynamicPluginTensorDesc*, std::int32_t inputs, const DynamicPluginTensorDesc*,
-                                 std::int32_t outputs) noexcept override {
-        return guard(kFailure, [&] { return check_numbers(inputs, outputs), kSuccess; });
-    }
-
-    std::int32_t onShapeChange(const PluginTensorDesc* in, std::int32_t inputs, const PluginTensorDesc*,
-                               std::int32_t outputs) noexcept override {
-        return guard(kFailure, [&] { return check_numbers(inputs, outputs), check_inputs(in), kSuccess; });
-    }
-
-    const PluginFieldCollection* getFieldsToSerialize() noexcept override {
-        fields_ = fields_of(&grid_);
-        collection_ = {static_cast<std::int32_t>(kind_.attributes), fields_.data()};
-        return &collection_;
-    }
-
-   protected:
-    template <typename Result, typename Action>
-    Result guard(Result failure, Action&& action) const noexcept {
-        return guarded(kind_, recorder_, failure, std::forward<Action>(action));
-    }
-
-    void check_numbers(std::int32_t inputs, std::int32_t outputs) const {
-        if (inputs == kind_.inputs && outputs == kind_.outputs) return;
-        refuse(std::to_string(inputs) + " inputs and " + std::to_string(outputs) + " outputs, expected " +
-               std::to_string(kind_.inputs) + " and " + std::to_string(kind_.outputs));
-    }
-
-    const Grid& grid() const { return grid_; }
-    std::int64_t cells() const { return std::int64_t{grid_.nx} * grid_.ny; }
-
-   private:
-    virtual PillarPlugin* copy() const = 0;
-    virtual void check_inputs(const PluginTensorDesc* inputs) const = 0;  // throws std::invalid_argument
-
-    const Kind& kind_;
-    Grid grid_;
-    std::string timing_id_;
-    IErrorRecorder* recorder_ = nullptr;
-    Fields fields_{};
-    PluginFieldCollection collection_{};
-};
 
 // `extent` is the second dimension where it is known, as a build-time constant or at run time; else negative.
 void check_points(std::int32_t rank, std::int64_t extent) {
