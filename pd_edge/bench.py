@@ -23,7 +23,7 @@ Cloud = npt.NDArray[np.float32]
 class Case(NamedTuple):
     """What to measure: a model in a runtime at a precision."""
 
-    model: str  # shipped name or path of a model folder
+    model: str  # shipped name or path of a model or engine folder
     runtime: str = "openvino"
     precision: str = "fp32"
     threads: int | None = None  # None: the runtime's own choice
@@ -49,6 +49,7 @@ class BenchResult(NamedTuple):
     load_ms: float  # importing the runtime, verifying, reading and compiling the model
     peak_mib: float  # most memory the process ever held
     stages: tuple[StageLatency, ...]
+    precision: str = ""  # what the network computes in, as the runtime says
 
 
 class BenchSkipped(NamedTuple):
@@ -128,7 +129,16 @@ def measure(case: Case, clouds: Sequence[Cloud], runs: int, warmup: int) -> Benc
             timings.append(timing)
             counts.append((len(cloud), len(detections.boxes)))
     points, found = np.mean(counts, axis=0)
-    return BenchResult(case, runs, float(points), float(found), load_ms, peak_mib(), stage_latencies(timings))
+    return BenchResult(
+        case,
+        runs,
+        float(points),
+        float(found),
+        load_ms,
+        peak_mib(),
+        stage_latencies(timings),
+        detector.runtime.precision,
+    )
 
 
 def stage_latencies(timings: Sequence[Timing]) -> tuple[StageLatency, ...]:

@@ -12,8 +12,10 @@ import typer
 import pd_edge
 from pd_edge.commands.bag import bag
 from pd_edge.commands.bench import bench
+from pd_edge.commands.build import build
 from pd_edge.commands.bundle import bundle
 from pd_edge.commands.card import card
+from pd_edge.commands.compare import compare
 from pd_edge.commands.demo import demo
 from pd_edge.commands.detect import detect
 from pd_edge.commands.distill import distill
@@ -73,6 +75,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "models": models,
     "bench": bench,
+    "build": build,
+    "compare": compare,
     "train": train,
     "distill": distill,
     "study": study,

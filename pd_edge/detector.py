@@ -3,30 +3,38 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pd_edge.boxes import Detections
-from pd_edge.bundle import Bundle
+from pd_edge.bundle import Bundle, shipped_models
 from pd_edge.clouds import CheckedCloud, check_points
 from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig
-from pd_edge.decode import Decoder
+from pd_edge.decode import Decoder, Heads
+from pd_edge.engine_folder import EngineFolder, is_engine_folder
+from pd_edge.errors import EngineError
 from pd_edge.pillars import PillarEncoder, PillarNet, point_cells
-from pd_edge.runtimes import Runtime, open_runtime
+from pd_edge.runtimes import AnyRuntime, PointsRuntime, open_engine, open_runtime
 
 _log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+ModelT = TypeVar("ModelT", Bundle, EngineFolder)
 
 
 class Timing(NamedTuple):
     """Time one frame took, by stage."""
 
     pillars: float
-    """Check of the cloud, pillars, feature net and scatter to the canvas [ms]."""
+    """Check of the cloud, pillars, feature net and scatter to the canvas [ms].
+
+    Of a network that takes points, the check alone."""
     network: float
-    """Canvas to heads [ms]."""
+    """Canvas to heads, or points to heads [ms]."""
     decode: float
     """Heads to detections [ms]."""
 
@@ -37,14 +45,14 @@ class Timing(NamedTuple):
 
 
 class TrainedModel(Protocol):
-    """What the detector has to know of a model: a :class:`~pd_edge.bundle.Bundle`, or a network in memory."""
+    """What the detector has to know of a model: a model folder, an engine folder, or a network in memory."""
 
     @property
     def name(self) -> str: ...  # noqa: D102 - as in Bundle
     @property
     def config(self) -> DetectorConfig: ...  # noqa: D102
     @property
-    def pillar_net(self) -> PillarNet: ...  # noqa: D102
+    def pillar_net(self) -> PillarNet | None: ...  # noqa: D102
 
 
 class Detector:
@@ -55,19 +63,24 @@ class Detector:
 
     Args:
         model: The model.
-        runtime: The dense part of that model, opened.
+        runtime: That model, opened: the dense part of it, or the whole network.
         intensity_max: The sensor's greatest intensity; recognised per cloud when left out.
 
+    Attributes:
+        heads: What the network put out for the last cloud, in the runtime's own memory; None before the first and for
+            a cloud without points.
+
     Raises:
-        EngineError: The pillar feature net's weights are damaged.
+        EngineError: The pillar feature net's weights are damaged, or missing for a runtime that takes a canvas.
     """
 
-    def __init__(self, model: TrainedModel, runtime: Runtime, intensity_max: float | None = None) -> None:
+    def __init__(self, model: TrainedModel, runtime: AnyRuntime, intensity_max: float | None = None) -> None:
         self.name = model.name
         self.config = model.config
         self.runtime = runtime
         self._intensity_max = intensity_max
-        self._encoder = PillarEncoder(self.config.model.grid, model.pillar_net, runtime.layout)
+        self.heads: Heads | None = None
+        self._encode, self._infer = _network(model, runtime)
         self._decoder = Decoder(self.config)
         self._said: set[str] = set()
 
@@ -100,24 +113,25 @@ class Detector:
         """Finds the objects in a cloud and tells how long each stage took; see :meth:`detect`."""
         if getattr(points, "shape", None) == (0, 4):
             _log.warning("%s: no points, so no detections", source)
+            self.heads = None
             return _no_detections(), Timing(0.0, 0.0, 0.0)
         start = time.perf_counter()
         cloud = check_points(points, source, self._intensity_max)
-        canvas = self._encoder.encode(cloud.points)
+        encoded_cloud = self._encode(cloud.points)
         encoded = time.perf_counter()
-        heads = self.runtime.infer(canvas)
+        self.heads = self._infer(encoded_cloud)
         inferred = time.perf_counter()
-        detections = self._decoder.decode(heads)
+        detections = self._decoder.decode(self.heads)
         decoded = time.perf_counter()
         self._say_notes(cloud, detections, source)
         stages = (encoded - start, inferred - encoded, decoded - inferred)
         return detections, Timing(*(1e3 * seconds for seconds in stages))
 
     def warm_up(self, runs: int = 3) -> None:
-        """Runs the network on an empty canvas, so that the first cloud takes no longer than the next."""
-        canvas = self._encoder.encode(np.empty((0, 4), np.float32))
+        """Runs the network on an empty cloud, so that the first cloud takes no longer than the next."""
+        nothing = self._encode(np.empty((0, 4), np.float32))
         for _ in range(runs):
-            self._decoder.decode(self.runtime.infer(canvas))
+            self._decoder.decode(self._infer(nothing))
 
     def _say_notes(self, cloud: CheckedCloud, detections: Detections, source: str) -> None:
         """Logs, as a warning once each, what was changed in a cloud and that none of it lies in the grid."""
@@ -139,8 +153,8 @@ class Detector:
 
 def load(
     name_or_path: str | Path,
-    runtime: str = "openvino",
-    precision: str = "fp32",
+    runtime: str | None = None,
+    precision: str | None = None,
     threads: int | None = None,
     *,
     decode: DecodeConfig | None = None,
@@ -149,9 +163,11 @@ def load(
     """Loads a trained detector.
 
     Args:
-        name_or_path: A shipped model (:func:`pd_edge.bundle.list_models`) or a model folder.
-        runtime: ``openvino``, ``onnxruntime`` or ``torch``.
-        precision: In which the network is computed: ``fp32``, or ``bf16`` (openvino, on a CPU that has it).
+        name_or_path: A shipped model (:func:`pd_edge.bundle.list_models`), a model folder, or an engine folder of
+            `pd-edge build`.
+        runtime: ``openvino`` (the default), ``onnxruntime`` or ``torch``; an engine folder has its own.
+        precision: In which the network is computed: ``fp32`` (the default), or ``bf16`` (openvino, on a CPU that has
+            it). An engine folder's network is computed as its file says; bf16 stands in for float32 there.
         threads: CPU threads for the network; None leaves the choice to the runtime.
         decode: Thresholds to use instead of the model's own.
         intensity_max: The sensor's greatest intensity; recognised per cloud when left out.
@@ -161,10 +177,28 @@ def load(
         ConfigError: The model's configuration is wrong.
         MissingExtraError: The runtime is not installed.
     """
+    if str(name_or_path) not in shipped_models() and is_engine_folder(name_or_path):
+        engine = EngineFolder.load(Path(name_or_path))
+        return Detector(_decoding(engine, decode), open_engine(engine, runtime, precision, threads), intensity_max)
     bundle = Bundle.load(name_or_path)
-    if decode is not None:
-        bundle = dataclasses.replace(bundle, config=bundle.config.model_copy(update={"decode": decode}))
-    return Detector(bundle, open_runtime(bundle, runtime, precision, threads), intensity_max)
+    opened = open_runtime(bundle, runtime or "openvino", precision or "fp32", threads)
+    return Detector(_decoding(bundle, decode), opened, intensity_max)
+
+
+def _decoding(model: ModelT, decode: DecodeConfig | None) -> ModelT:
+    """The model with other thresholds than its own, where some are given."""
+    if decode is None:
+        return model
+    return dataclasses.replace(model, config=model.config.model_copy(update={"decode": decode}))
+
+
+def _network(model: TrainedModel, runtime: AnyRuntime) -> tuple[Callable[[Floats], Floats], Callable[[Floats], Heads]]:
+    """The stages before the heads: points to what the runtime takes, and that to heads."""
+    if isinstance(runtime, PointsRuntime):
+        return np.ascontiguousarray, runtime.infer_points
+    if model.pillar_net is None:
+        raise EngineError(f"{model.name} takes points, but {runtime.name} was opened for a canvas; open it for points")
+    return PillarEncoder(model.config.model.grid, model.pillar_net, runtime.layout).encode, runtime.infer
 
 
 def _no_detections() -> Detections:

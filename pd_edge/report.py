@@ -166,10 +166,10 @@ def bench_table(results: Sequence[BenchResult | BenchSkipped]) -> Table:
     rows: list[tuple[str, ...]] = []
     for result in results:
         case = result.case
-        name = f"{case.model} {case.runtime} {case.precision}"
         if isinstance(result, BenchSkipped):
-            rows.append((name, "skipped", "", "", "", "", ""))
+            rows.append((f"{case.model} {case.runtime} {case.precision}", "skipped", "", "", "", "", ""))
             continue
+        name = f"{case.model} {case.runtime} {result.precision or case.precision}"
         for index, each in enumerate(result.stages):
             memory = (f"{result.peak_mib:.0f}", f"{result.load_ms / 1e3:.1f}") if index == 0 else ("", "")
             percentiles = (f"{value:.1f}" for value in (each.p50, each.p95, each.p99))

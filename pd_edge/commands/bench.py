@@ -16,7 +16,8 @@ STANDARD = "openvino:fp32,openvino:bf16,onnxruntime:fp32,torch:fp32"
 def bench(
     *,
     model: Annotated[
-        list[str] | None, typer.Option(help=f"Shipped model or model folder; may be repeated. [{DEFAULT_MODEL}]")
+        list[str] | None,
+        typer.Option(help=f"Shipped model, model folder or engine folder; may be repeated. [{DEFAULT_MODEL}]"),
     ] = None,
     runtimes: Annotated[str, typer.Option(help="Runtimes with their precision, separated by commas.")] = STANDARD,
     frames: Annotated[
@@ -28,15 +29,17 @@ def bench(
 ) -> None:
     """Measure latency, memory and load time, side by side.
 
-    Each case runs in a process of its own.
+    Each case runs in a process of its own. An engine folder runs in the runtime that it was built for, and of the
+    precisions listed for that runtime in each.
 
     JSON: [{case: {model, runtime, precision, threads}, load_ms, peak_mib, stages_ms: {stage: {min, p50, p95, p99}},
-    frames, points, detections}], or {case, skipped: reason} for what cannot run on this machine.
+    frames, points, detections, precision}], or {case, skipped: reason} for what cannot run on this machine.
 
     \b
     Examples:
       pd-edge bench
       pd-edge bench --model pointpillars-4x --model pointpillars-16x --runtimes openvino:fp32
+      pd-edge bench --model pointpillars-4x --model engines/4x-int8
       pd-edge bench --frames kitti/object --runs 200 --json bench.json
     """
     from pd_edge.bench import Case
@@ -54,11 +57,8 @@ def bench(
                 f"runtime '{runtime}{':' if precision else ''}{precision}': choose of {', '.join(RUNTIMES)}, each with "
                 f":{' or :'.join(PRECISIONS)} behind it or nothing"
             )
-    cases = [
-        Case(name, runtime, precision or "fp32", threads)
-        for name in model or [DEFAULT_MODEL]
-        for runtime, _, precision in pairs
-    ]
+    wanted = [(runtime, precision or "fp32") for runtime, _, precision in pairs]
+    cases = [Case(name, *pair, threads) for name in model or [DEFAULT_MODEL] for pair in _pairs(name, wanted)]
     clouds = _clouds(cases[0].model, frames, runs)
     with counting("cases") as advance:
         advance(0, len(cases))
@@ -72,14 +72,27 @@ def bench(
     present([bench_table(results)], bench_json(results), json_file)
 
 
+def _pairs(model: str, wanted: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Runtimes and precisions to run a model in: those that are wanted, or an engine's own."""
+    from pd_edge.bundle import shipped_models
+    from pd_edge.engine_folder import is_engine_folder
+    from pd_edge.engines.manifest import read_manifest
+
+    if model in shipped_models() or not is_engine_folder(model):
+        return wanted
+    runtime = read_manifest(Path(model)).runtime
+    own = [pair for pair in wanted if pair[0] == runtime]
+    return own or [(runtime, "fp32")]
+
+
 def _clouds(model: str, frames: Path | None, most: int) -> "list[Cloud]":
     """Clouds to run on, cut to the camera's view where that is known."""
     from pd_edge.batch import points_to_use
     from pd_edge.bench import synthetic_cloud
-    from pd_edge.bundle import Bundle
+    from pd_edge.commands.shared import model_config
     from pd_edge.kitti import open_dataset
 
     if frames is None:
-        return [synthetic_cloud(20_000, Bundle.load(model).config.model.grid)]
+        return [synthetic_cloud(20_000, model_config(model).model.grid)]
     dataset = open_dataset(frames)
     return [points_to_use(dataset.frame(index))[0] for index in range(min(most, len(dataset)))]

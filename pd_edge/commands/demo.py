@@ -18,7 +18,7 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("demo"),
     model: Model = DEFAULT_MODEL,
-    runtime: Runtime = "openvino",
+    runtime: Runtime = None,
     frames: Annotated[int, typer.Option(min=1, help="Length of the simulated drive.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated drive.")] = SEED,
 ) -> None:
@@ -40,7 +40,7 @@ def demo(
 
     check_drawable()
     dataset = open_dataset(kitti, _val(kitti)) if kitti is not None else None
-    detector = load_detector(model, runtime, "fp32", None, None)
+    detector = load_detector(model, runtime, None, None, None)
     if dataset is None:
         dataset = open_dataset(_simulate(out / "simulated" / f"seed-{seed}-frames-{frames}", frames, seed))
     title = f"Detections in {'a simulated drive' if kitti is None else kitti.resolve().name}"

@@ -33,8 +33,8 @@ def evaluate(
     ] = None,
     split: Split = None,
     model: Model = DEFAULT_MODEL,
-    runtime: Runtime = "openvino",
-    precision: Precision = "fp32",
+    runtime: Runtime = None,
+    precision: Precision = None,
     threads: Threads = None,
     bootstrap: Annotated[
         int, typer.Option(min=0, help="Evaluations of frames drawn with replacement, for a 95 % interval.")

@@ -7,9 +7,15 @@ import typer
 
 DEFAULT_MODEL = "pointpillars-4x"
 
-Model = Annotated[str, typer.Option(help="A shipped model (see `pd-edge models`) or a model folder.")]
-Runtime = Annotated[str, typer.Option(help="openvino, onnxruntime or torch.")]
-Precision = Annotated[str, typer.Option(help="Arithmetic of the network: fp32, or bf16 (openvino, CPUs that have it).")]
+Model = Annotated[str, typer.Option(help="A shipped model (see `pd-edge models`), a model folder or an engine folder.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option(help="openvino, onnxruntime or torch; openvino, or what an engine folder is for, if left out."),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Arithmetic of the network: fp32, the default, or bf16 (openvino, CPUs that have it)."),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of the network; the runtime's choice if left out.")
 ]

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import typer
 
 from pd_edge.batch import BatchResult, detect_batch
-from pd_edge.bundle import CONFIG, find_model
+from pd_edge.bundle import CONFIG, find_model, shipped_models
 from pd_edge.config import DecodeConfig, DetectorConfig, load_config
 from pd_edge.detector import Detector, load
 from pd_edge.drive_report import Outputs, notes_on, result_tables, write_drive_report
+from pd_edge.engine_folder import is_engine_folder
 from pd_edge.evaluate import Evaluation
 from pd_edge.kitti import Dataset
 from pd_edge.report import batch_json, json_text, write_json
@@ -30,7 +31,9 @@ class Run(NamedTuple):
     outputs: Outputs | None
 
 
-def load_detector(model: str, runtime: str, precision: str, threads: int | None, score: float | None) -> Detector:
+def load_detector(
+    model: str, runtime: str | None, precision: str | None, threads: int | None, score: float | None
+) -> Detector:
     """Loads a detector, with another score threshold than the model's own where one is given.
 
     Raises:
@@ -41,10 +44,19 @@ def load_detector(model: str, runtime: str, precision: str, threads: int | None,
         return load(model, runtime, precision, threads, decode=decode)
 
 
+def model_config(model: str) -> DetectorConfig:
+    """The configuration of a shipped model, a model folder or an engine folder.
+
+    Raises:
+        EngineError, ConfigError: There is none, or it cannot be used.
+    """
+    engine = model not in shipped_models() and is_engine_folder(model)
+    return load_config((Path(model) if engine else find_model(model)) / CONFIG, DetectorConfig)
+
+
 def _decode_from(model: str, score: float) -> DecodeConfig:
     """The model's own thresholds but for the score."""
-    own = load_config(find_model(model) / CONFIG, DetectorConfig).decode
-    return own.model_copy(update={"score_threshold": score})
+    return model_config(model).decode.model_copy(update={"score_threshold": score})
 
 
 def detect_and_write(

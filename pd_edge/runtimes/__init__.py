@@ -1,10 +1,11 @@
-"""Runtimes for the dense part of the network, behind one small protocol."""
+"""Runtimes for a network or the dense part of it, behind two small protocols."""
 
-from pd_edge.bundle import Bundle
+from pd_edge.bundle import DENSE_ONNX, Bundle
+from pd_edge.engine_folder import ONNX_MODEL, OPENVINO_MODEL, EngineFolder
 from pd_edge.errors import EngineError
-from pd_edge.runtimes.base import PRECISIONS, Runtime
+from pd_edge.runtimes.base import PRECISIONS, AnyRuntime, PointsRuntime, Runtime, only_fp32, precision_name
 
-__all__ = ["PRECISIONS", "RUNTIMES", "Runtime", "open_runtime"]
+__all__ = ["PRECISIONS", "RUNTIMES", "AnyRuntime", "PointsRuntime", "Runtime", "open_engine", "open_runtime"]
 
 RUNTIMES = ("openvino", "onnxruntime", "torch")
 
@@ -24,21 +25,82 @@ def open_runtime(
         EngineError: The name, precision or thread count is not offered, or the weights do not fit the configuration.
         MissingExtraError: The runtime is not installed.
     """
-    if precision not in PRECISIONS:
-        raise EngineError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
-    if threads is not None and threads < 1:
-        raise EngineError(f"threads {threads}: give 1 or more, or leave it out for the runtime's own choice")
+    _check_options(precision, threads)
     # One import per branch: a runtime's module imports its package, which is heavy or not there at all.
     if name == "openvino":
         from pd_edge.runtimes.openvino import OpenVinoRuntime  # noqa: PLC0415
 
-        return OpenVinoRuntime(bundle, precision, threads)
+        return OpenVinoRuntime(bundle.file(DENSE_ONNX), bundle.canvas_shape, threads, precision, precision)
     if name == "onnxruntime":
         from pd_edge.runtimes.onnxruntime import OnnxRuntime  # noqa: PLC0415
 
-        return OnnxRuntime(bundle, precision, threads)
+        only_fp32(name, precision)
+        return OnnxRuntime(bundle.file(DENSE_ONNX), bundle.canvas_shape, threads)
     if name == "torch":
         from pd_edge.runtimes.torch import TorchRuntime  # noqa: PLC0415
 
         return TorchRuntime(bundle, precision, threads)
+    if name in ("tensorrt", "tensorrt-rtx"):
+        raise EngineError(
+            f"runtime '{name}' runs engines, not model folders; build one with `pd-edge build {bundle.name} "
+            f"--runtime {name} --target TARGET --out DIR` and give DIR as the model"
+        )
     raise EngineError(f"runtime '{name}': choose one of {', '.join(RUNTIMES)}")
+
+
+def open_engine(
+    engine: EngineFolder, name: str | None = None, precision: str | None = None, threads: int | None = None
+) -> AnyRuntime:
+    """Opens an engine folder in the runtime that it was built for.
+
+    Args:
+        engine: The engine folder.
+        name: The runtime that is expected; None takes the engine's.
+        precision: None or ``fp32``: as the file says; ``bf16``: what the file has in float32 is computed in bfloat16
+            (openvino, on a CPU that has it).
+        threads: CPU threads; None leaves the choice to the runtime. A GPU has none to set.
+
+    Raises:
+        EngineError: Another runtime was expected, the precision or thread count is not offered, or the engine was built
+            for another version or GPU.
+        MissingExtraError: The runtime is not installed.
+    """
+    runtime, arithmetic = engine.manifest.runtime, precision or "fp32"
+    if name not in (None, runtime):
+        raise EngineError(
+            f"{engine.folder} was built for {runtime}, not {name}; leave the runtime out, or build another"
+        )
+    _check_options(arithmetic, threads)
+    if runtime == "openvino":
+        return _open_openvino(engine, arithmetic, threads)
+    if arithmetic != "fp32":
+        raise EngineError(
+            f"{engine.folder}: {runtime} computes in {engine.manifest.precision}, as the file says, not in "
+            f"{arithmetic}; leave the precision out, or build the model for openvino"
+        )
+    return _open_onnxruntime(engine, threads)
+
+
+def _open_openvino(engine: EngineFolder, arithmetic: str, threads: int | None) -> AnyRuntime:
+    from pd_edge.runtimes.openvino import OpenVinoPointsRuntime, OpenVinoRuntime  # noqa: PLC0415
+
+    path, precision = engine.file(OPENVINO_MODEL), precision_name(engine.manifest.precision, arithmetic)
+    if engine.manifest.form == "dense":
+        return OpenVinoRuntime(path, engine.canvas_shape, threads, arithmetic, precision)
+    return OpenVinoPointsRuntime(path, engine.config.model.grid, threads, arithmetic, precision)
+
+
+def _open_onnxruntime(engine: EngineFolder, threads: int | None) -> AnyRuntime:
+    from pd_edge.runtimes.onnxruntime import OnnxPointsRuntime, OnnxRuntime  # noqa: PLC0415
+
+    path, precision = engine.file(ONNX_MODEL), engine.manifest.precision
+    if engine.manifest.form == "dense":
+        return OnnxRuntime(path, engine.canvas_shape, threads, precision)
+    return OnnxPointsRuntime(path, engine.config.model.grid, threads, precision)
+
+
+def _check_options(precision: str, threads: int | None) -> None:
+    if precision not in PRECISIONS:
+        raise EngineError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
+    if threads is not None and threads < 1:
+        raise EngineError(f"threads {threads}: give 1 or more, or leave it out for the runtime's own choice")

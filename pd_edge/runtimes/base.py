@@ -1,15 +1,18 @@
 """What a runtime is."""
 
-from typing import Protocol
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from pd_edge.config import GridConfig
 from pd_edge.decode import Heads
 from pd_edge.errors import EngineError
 from pd_edge.pillars import Layout
 
 PRECISIONS = ("fp32", "bf16")
+POINTS = "points"
+"""Name of the input of a network that takes points."""
 
 
 class Runtime(Protocol):
@@ -35,6 +38,63 @@ class Runtime(Protocol):
         Returns:
             The heads, float32. They are the runtime's own memory and hold until its next call.
         """
+
+
+@runtime_checkable
+class PointsRuntime(Protocol):
+    """A whole network, ready to run: it takes points, and makes the pillars itself.
+
+    Attributes:
+        name: Name of the runtime.
+        precision: Precision of its arithmetic, such as ``fp32`` or ``int8-trt``.
+    """
+
+    name: str
+    precision: str
+
+    def infer_points(self, points: npt.NDArray[np.float32]) -> Heads:
+        """Runs the network once.
+
+        Args:
+            points: (N, 4) float32, C-contiguous: x y z [m] in the LiDAR frame and intensity 0..1; N may be 0.
+
+        Returns:
+            The heads, float32. They are the runtime's own memory and hold until its next call.
+
+        Raises:
+            EngineError: The engine was not built for so many points.
+        """
+
+
+AnyRuntime: TypeAlias = Runtime | PointsRuntime
+
+
+def filled_up(points: npt.NDArray[np.float32], least: int, grid: GridConfig) -> npt.NDArray[np.float32]:
+    """Points with rows outside of the grid behind them until there are ``least``: such a point changes no head.
+
+    Args:
+        points: (N, 4) float32.
+        least: Fewest rows.
+        grid: The grid; the rows are above it.
+
+    Returns:
+        (max(N, least), 4) float32; the array itself where it is long enough.
+    """
+    missing = least - len(points)
+    if missing <= 0:
+        return points
+    above = np.array([grid.x_min, grid.y_min, grid.z_max + 1, 0], np.float32)
+    return np.concatenate([points, np.broadcast_to(above, (missing, 4))])
+
+
+def precision_name(stored: str, arithmetic: str) -> str:
+    """What a network computes in: the precision written into its file, and bf16 where that replaces float32.
+
+    ``int8-cpu+bf16`` is an INT8 network whose layers without Q/DQ are computed in bf16.
+    """
+    if arithmetic == "fp32":
+        return stored
+    return arithmetic if stored == "fp32" else f"{stored}+{arithmetic}"
 
 
 def only_fp32(runtime: str, precision: str) -> None:

@@ -1,12 +1,16 @@
 """OpenVINO: the default runtime on x86 CPUs."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
-from pd_edge.bundle import CANVAS, DENSE_ONNX, HEADS, Bundle, check_shape
+from pd_edge.bundle import CANVAS, HEADS, check_shape
+from pd_edge.config import GridConfig
 from pd_edge.decode import Heads
 from pd_edge.errors import EngineError, MissingExtraError
 from pd_edge.pillars import Layout
+from pd_edge.runtimes.base import POINTS, filled_up
 from pd_edge.runtimes.signal_stack import kept_signal_stack
 
 try:
@@ -29,15 +33,29 @@ class OpenVinoRuntime:
     name = "openvino"
     layout: Layout = "nhwc"
 
-    def __init__(self, bundle: Bundle, precision: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        canvas_shape: tuple[int, int, int, int],
+        threads: int | None,
+        arithmetic: str = "fp32",
+        precision: str = "fp32",
+    ) -> None:
         """Compiles the model.
 
+        Args:
+            path: The model, ``.onnx`` or ``.xml``.
+            canvas_shape: (1, C, ny, nx) of the model's grid.
+            threads: CPU threads; None leaves the choice to the runtime.
+            arithmetic: ``fp32`` or ``bf16``: how what the file has in float32 is computed.
+            precision: What the network computes in, as its name.
+
         Raises:
-            EngineError: The CPU lacks the precision, or the ONNX file cannot be read or is of another grid.
+            EngineError: The CPU lacks the arithmetic, or the file cannot be read or is of another grid.
         """
-        with kept_signal_stack():
-            compiled = _compile(bundle, precision, threads)
         self.precision = precision
+        with kept_signal_stack():
+            compiled = _compile(path, canvas_shape, threads, arithmetic)
         self._request = compiled.create_infer_request()
         self._heads = Heads(*(self._request.get_tensor(name).data for name in HEADS))
         self._canvas: npt.NDArray[np.float32] | None = None
@@ -51,27 +69,51 @@ class OpenVinoRuntime:
         return self._heads
 
 
-def _compile(bundle: Bundle, precision: str, threads: int | None) -> ov.CompiledModel:
+class OpenVinoPointsRuntime:
+    """The whole network, points to heads, in OpenVINO."""
+
+    name = "openvino"
+
+    def __init__(self, path: Path, grid: GridConfig, threads: int | None, arithmetic: str, precision: str) -> None:
+        """Compiles the model; see :class:`OpenVinoRuntime`."""
+        self.precision = precision
+        self._grid = grid
+        with kept_signal_stack():
+            compiled = _compile(path, None, threads, arithmetic)
+        self._request = compiled.create_infer_request()
+
+    def infer_points(self, points: npt.NDArray[np.float32]) -> Heads:
+        """Runs the network once; see :class:`pd_edge.runtimes.base.PointsRuntime`."""
+        cloud = np.ascontiguousarray(filled_up(points, 1, self._grid))
+        self._request.set_tensor(POINTS, ov.Tensor(cloud, shared_memory=True))
+        self._request.infer()
+        return Heads(*(self._request.get_tensor(name).data for name in HEADS))
+
+
+def _compile(
+    path: Path, canvas_shape: tuple[int, int, int, int] | None, threads: int | None, arithmetic: str
+) -> ov.CompiledModel:
+    """Compiles a file; a canvas is checked against its shape and taken as NHWC."""
     core = ov.Core()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if arithmetic == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise EngineError("precision bf16: this CPU has no bfloat16 instructions; use fp32")
     options: dict[str, str | int] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision],
+        "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[arithmetic],
     }
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     try:
-        return core.compile_model(_read_model(core, bundle), "CPU", options)
+        model = core.read_model(path)
+        if canvas_shape is not None:
+            check_shape(tuple(model.input(CANVAS).shape), canvas_shape, f"{path}: canvas")
+            model = _with_nhwc_canvas(model)
+        return core.compile_model(model, "CPU", options)
     except RuntimeError as error:
-        raise EngineError(f"{bundle.folder / DENSE_ONNX}: OpenVINO cannot use it ({_last_line(error)})") from error
+        raise EngineError(f"{path}: OpenVINO cannot use it ({_last_line(error)})") from error
 
 
-def _read_model(core: ov.Core, bundle: Bundle) -> ov.Model:
-    """Reads dense.onnx, checks its canvas against the grid, and makes it take an NHWC canvas."""
-    path = bundle.file(DENSE_ONNX)
-    model = core.read_model(path)
-    check_shape(tuple(model.input(CANVAS).shape), bundle.canvas_shape, f"{path}: canvas")
+def _with_nhwc_canvas(model: ov.Model) -> ov.Model:
     steps = PrePostProcessor(model)
     steps.input(CANVAS).tensor().set_layout(ov.Layout("NHWC"))
     steps.input(CANVAS).model().set_layout(ov.Layout("NCHW"))

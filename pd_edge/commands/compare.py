@@ -1,0 +1,154 @@
+"""``pd-edge compare``: detectors on the same frames, and a gate."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pd_edge.commands.options import JsonFile, Split, Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pd_edge.compare import Difference, Gate
+    from pd_edge.tables import Table
+
+
+def compare(
+    detectors: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REFERENCE DETECTOR...",
+            help="Model or engine folder, or shipped model, with :RUNTIME and :PRECISION behind it where wanted.",
+        ),
+    ],
+    *,
+    data: Annotated[Path, typer.Option(help="Clouds or data set; labels give AP.")],
+    split: Split = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Take only so many frames, from the first.")] = None,
+    threads: Threads = None,
+    head: Annotated[float | None, typer.Option(min=0, help="Gate: difference of heads, part of the largest.")] = None,
+    matched: Annotated[float | None, typer.Option(min=0, max=100, help="Gate: least boxes with a twin [%].")] = None,
+    score: Annotated[float | None, typer.Option(min=0, max=1, help="Gate: score difference, 95 % of twins.")] = None,
+    yaw: Annotated[float | None, typer.Option(min=0, max=90, help="Gate: yaw difference, 95 % of twins [deg].")] = None,
+    flips: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Gate: twins that point the other way [%].")
+    ] = None,
+    ap: Annotated[float | None, typer.Option(min=0, max=100, help="Gate: loss of mean 3D AP, moderate.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Compare detectors with a reference on the same frames.
+
+    Every detector gets the same clouds. Of the boxes that score 0.3 or more in either, twins of one class with a BEV
+    IoU of 0.5 or more are compared. Exits with 1 where a detector is beyond the gate: one for float32, one for 16 bit
+    and one for INT8, by what the detector computes in, unless the options set it.
+
+    JSON: [{name, precision, frames, head, boxes, matched, score_p95, score_max, yaw_p95, yaw_max, flips, ap, ap_loss,
+    gate, beyond: [reason]}], the reference first; null is what could not be measured.
+
+    \b
+    Examples:
+      pd-edge compare pointpillars-4x:torch pointpillars-4x:openvino:bf16 engines/4x-int8 --data data/sim-val
+      pd-edge compare pointpillars-4x engines/4x-int8 --data data/kitti/object --split val --ap 0.5
+    """
+    from pd_edge.commands.shared import load_detector, present
+    from pd_edge.compare import compare as run
+    from pd_edge.compare import precision_kind
+    from pd_edge.kitti import open_dataset
+    from pd_edge.terminal import counting, say
+
+    if len(detectors) < 2 or len(set(detectors)) < len(detectors):
+        raise typer.BadParameter("give a reference and one or more others, each once", param_hint="DETECTOR")
+    dataset = open_dataset(data, split)
+    opened = {}
+    for each in detectors:
+        model, runtime, precision = parse_detector(each)
+        opened[each] = load_detector(model, runtime, precision, threads, None)
+    given = {"head": head, "matched": matched, "score": score, "yaw": yaw, "flips": flips, "ap": ap}
+    with counting("frames") as advance:
+        differences = run(opened, dataset, frames, advance)
+    gates = [_gate(precision_kind(each.precision), given) for each in differences]
+    beyond = [each.beyond(gate) for each, gate in zip(differences, gates, strict=True)]
+    present([_table(differences, beyond)], _json(differences, gates, beyond), json_file)
+    for difference, reasons in zip(differences, beyond, strict=True):
+        for reason in reasons:
+            say(f"beyond the gate: {difference.name}: {reason}", stderr=True)
+    if any(beyond):
+        raise typer.Exit(1)
+
+
+def parse_detector(text: str) -> tuple[str, str | None, str | None]:
+    """Model, runtime and precision of ``MODEL[:RUNTIME[:PRECISION]]``; the last two None where left out.
+
+    Raises:
+        ConfigError: There is more behind the model than that.
+    """
+    from pd_edge.errors import ConfigError
+
+    if Path(text).exists():
+        return text, None, None
+    model, *rest = text.split(":")
+    if len(rest) > 2:
+        raise ConfigError(f"'{text}': expected MODEL:RUNTIME:PRECISION, such as pointpillars-4x:openvino:bf16")
+    runtime, precision = [*rest, "", ""][:2]
+    return model, runtime or None, precision or None
+
+
+def _gate(kind: str, given: dict[str, float | None]) -> "Gate":
+    """The gate of a kind of precision, with what the options set instead."""
+    from pd_edge.compare import GATES, Gate
+    from pd_edge.config import parse_config
+
+    wanted = {name: value for name, value in given.items() if value is not None}
+    return parse_config(GATES[kind].model_dump() | wanted, Gate, "gate")
+
+
+def _table(differences: "Sequence[Difference]", beyond: "Sequence[list[str]]") -> "Table":
+    from pd_edge.tables import Table
+
+    def figure(value: float, digits: int) -> str:
+        return "-" if value != value else f"{value:.{digits}f}"  # noqa: PLR0124 - NaN
+
+    rows = []
+    for index, (each, reasons) in enumerate(zip(differences, beyond, strict=True)):
+        verdict = "reference" if index == 0 else "beyond" if reasons else "holds"
+        score = f"{figure(each.score_p95, 3)} / {figure(each.score_max, 3)}"
+        yaw = f"{figure(each.yaw_p95, 1)} / {figure(each.yaw_max, 1)}"
+        figures = (
+            figure(each.matched, 1),
+            score,
+            yaw,
+            figure(each.flips, 1),
+            figure(each.ap, 2),
+            figure(each.ap_loss, 2),
+        )
+        rows.append((each.name, each.precision, verdict, f"{each.head:.1e}", str(each.boxes), *figures))
+    columns = (
+        "detector",
+        "precision",
+        "gate",
+        "heads",
+        "boxes",
+        "twins [%]",
+        "score",
+        "yaw [deg]",
+        "flips [%]",
+        "AP",
+        "loss",
+    )
+    notes = (
+        f"{differences[0].frames} frames. heads: largest difference, part of the head's largest value.",
+        "score, yaw: 95 % / largest of the twins.",
+        "AP: mean 3D R40, moderate [%].",
+    )
+    return Table("Difference to the reference", columns, rows, notes, text_columns=3)
+
+
+def _json(
+    differences: "Sequence[Difference]", gates: "Sequence[Gate]", beyond: "Sequence[list[str]]"
+) -> list[dict[str, Any]]:
+    return [
+        {name: None if value != value else value for name, value in each._asdict().items()}  # noqa: PLR0124 - NaN
+        | {"gate": gate.model_dump(), "beyond": reasons}
+        for each, gate, reasons in zip(differences, gates, beyond, strict=True)
+    ]
