@@ -213,14 +213,17 @@ def _check_fits(model: Exported, options: BuildOptions) -> None:
 
 
 def _idle(model: Exported, options: BuildOptions) -> list[str]:
-    """Options that were given but would change nothing."""
+    """Options that were given but would change nothing.
+
+    TensorRT-RTX has no lean runtime, which version-compatible engines need.
+    """
     flags, regular = options.flags, options.runtime == "tensorrt"
     given = {
         "--plugin": options.plugin is not None and model.form != "plugin",
         "--timing-cache": options.timing_cache is not None and not regular,
         "--hardware": flags.hardware != "this" and not regular,
         "--tf32": flags.tf32 and not options.on_gpu,
-        "--version-compatible": flags.version_compatible and not options.on_gpu,
+        "--version-compatible": flags.version_compatible and not regular,
         "--min-points, --opt-points, --max-points": flags.points not in (None, PointRange())
         and not _ranged(model, options),
     }

@@ -156,11 +156,17 @@ def _parse(trt: Any, builder: Any, logger: Any, model: Exported) -> tuple[Any, A
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.data):
-        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors)) or logger.last_problem
+        reasons = "; ".join(_reason(parser.get_error(i)) for i in range(parser.num_errors)) or logger.last_problem
         raise EngineError(
             f"{model.path}: TensorRT's parser refuses it: {reasons}; export it with this version of pd-edge"
         )
     return network, parser
+
+
+def _reason(error: Any) -> str:
+    """A parser's error, with the operator that it is about where this version tells."""
+    operator = error.node_operator() if hasattr(error, "node_operator") else ""
+    return f"{operator}: {error.desc()}" if operator else str(error.desc())
 
 
 def _config(trt: Any, builder: Any, target: Target, options: BuildOptions) -> Any:
@@ -191,11 +197,11 @@ def _add_point_range(builder: Any, config: Any, points: PointRange) -> None:
 
 def _rtx_capability(trt: Any, target: Target) -> Any:
     """TensorRT-RTX's name of a target's compute capability; raises EngineError where it has none."""
-    known = sorted(name for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
-    if target.sm.upper() not in known:
+    known = [name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+    if target.sm not in known:
         raise EngineError(
             f"TensorRT-RTX {trt.__version__} does not build for {target.name} ({target.sm}: {target.device}); it knows "
-            f"{', '.join(known).lower()}. Build with --runtime tensorrt on the device itself"
+            f"{', '.join(sorted(known, key=lambda sm: int(sm[2:])))}. Build with --runtime tensorrt on the device"
         )
     return trt.ComputeCapability.__members__[target.sm.upper()]
 

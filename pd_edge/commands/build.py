@@ -57,7 +57,8 @@ def build(
     ] = None,
     tf32: Annotated[bool, typer.Option("--tf32", help="Let TensorRT compute float32 in TF32.")] = False,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Let later TensorRT versions of the same major load it.")
+        bool,
+        typer.Option("--version-compatible", help="Let later TensorRT versions of the same major load it (not RTX)."),
     ] = False,
     hardware: Annotated[
         HardwareLevel, typer.Option(help="TensorRT: GPUs that may load it; same: all of its compute capability.")
