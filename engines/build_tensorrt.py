@@ -4,9 +4,7 @@ The network is strongly typed: the ONNX file alone says what is computed in whic
 the GPU of the machine it runs on; TensorRT-RTX builds for any GPU it knows, also on a machine that has none.
 """
 
-import logging
 import shutil
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +14,11 @@ from pd_edge.engines.build_progress import BuildProgress
 from pd_edge.engines.exported import Exported
 from pd_edge.engines.manifest import BuildFlags, PointRange
 from pd_edge.engines.targets import Target, find_target, target_of
-from pd_edge.errors import EngineError, MissingExtraError
+from pd_edge.errors import EngineError
 from pd_edge.files import read_bytes, write_bytes
 from pd_edge.runtimes.base import POINTS
 from pd_edge.runtimes.cuda import find_gpu
-
-_log = logging.getLogger(__name__)
-
-_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-PLUGINS = ("PillarVoxelize", "PillarScatter")
-PLUGIN_VERSION, PLUGIN_NAMESPACE = "1", "pd_edge"
-
-
-def import_tensorrt(runtime: str) -> Any:
-    """The module ``tensorrt`` or ``tensorrt_rtx``.
-
-    Raises:
-        MissingExtraError: It is not installed.
-        EngineError: It is installed, but its libraries cannot be loaded.
-    """
-    name = _MODULES[runtime]
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(name, runtime) from error
-    except (ImportError, OSError) as error:
-        raise EngineError(f"{name} cannot be loaded ({error}); install it again with its libraries") from error
+from pd_edge.runtimes.tensorrt_library import import_tensorrt, load_plugins, make_logger
 
 
 def find_device(options: BuildOptions) -> Device:
@@ -109,46 +86,6 @@ def build_tensorrt(
     if options.timing_cache is not None:
         write_bytes(options.timing_cache, bytes(config.get_timing_cache().serialize()))
     return files
-
-
-def load_plugins(registry: Any, library: Path) -> None:
-    """Loads the plugin library into TensorRT's registry and looks for the two plugins.
-
-    Raises:
-        EngineError: The file is missing, no library for this machine, or another one.
-    """
-    advice = "give the libpd_edge_plugins.so that engines/plugins/README.md tells how to build for this machine"
-    if not library.is_file():
-        raise EngineError(f"{library}: no such plugin library; {advice}")
-    try:
-        handle = registry.load_library(str(library.resolve()))
-    except (RuntimeError, TypeError) as error:  # a null handle is a TypeError in some versions
-        raise EngineError(f"{library}: TensorRT cannot load it ({error}); {advice}") from error
-    if handle is None:
-        raise EngineError(f"{library}: TensorRT cannot load it; {advice}")
-    for name in PLUGINS:
-        if registry.get_creator(name, PLUGIN_VERSION, PLUGIN_NAMESPACE) is None:
-            raise EngineError(f"{library}: has no plugin {name} {PLUGIN_VERSION} of {PLUGIN_NAMESPACE}; {advice}")
-
-
-def make_logger(trt: Any) -> Any:
-    """A TensorRT logger that passes messages on to ``logging`` and keeps the last error, as ``last_problem``."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        """Errors are kept, warnings and the rest are for those who debug."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last_problem = "it gives no reason"
-
-        def log(self, severity: Any, message: str) -> None:
-            """Called by TensorRT."""
-            serious = severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
-            if serious:
-                self.last_problem = message
-            _log.log(logging.WARNING if serious else logging.DEBUG, "%s", message)
-
-    return Log()
 
 
 def _parse(trt: Any, builder: Any, logger: Any, model: Exported) -> tuple[Any, Any]:

@@ -21,7 +21,6 @@ OPENVINO_MODEL = "model.xml"
 OPENVINO_WEIGHTS = "model.bin"
 ONNX_MODEL = "model.onnx"
 TENSORRT_ENGINE = "model.engine"
-KERNELS = "kernels.fatbin"
 
 
 @dataclass(frozen=True)

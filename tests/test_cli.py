@@ -126,6 +126,9 @@ def test_every_command_shows_an_example(run: CommandLine, name: str) -> None:
         ["eval", "--predictions", "a"],
         ["bench", "--runs", "0"],
         ["simulate", "out"],
+        ["build", "pointpillars-4x"],
+        ["build", "pointpillars-4x", "--out", "out", "--runtime", "ncnn"],
+        ["compare", "pointpillars-4x", "--data", "."],
     ],
 )
 def test_wrong_usage_exits_with_2(run: CommandLine, arguments: list[str]) -> None:
@@ -145,6 +148,10 @@ def test_wrong_usage_exits_with_2(run: CommandLine, arguments: list[str]) -> Non
         (["bench", "--model", "nothing"], "no model named 'nothing'"),
         (["bench", "--runtimes", "openvino:int4"], "runtime 'openvino:int4': choose of openvino, onnxruntime, torch"),
         (["bundle", "nowhere", "out"], "nowhere: no weights there"),
+        (["build", "nothing.onnx", "--out", "out"], "nothing.onnx: cannot be read"),
+        (["build", "pointpillars-4x", "--target", "tx2", "--out", "out"], "target 'tx2' is unknown"),
+        (["build", "pointpillars-4x", "--max-points", "5", "--out", "out"], "must not descend"),
+        (["compare", "pointpillars-4x", "nothing", "--data", "nowhere"], "nowhere"),
         (["simulate", "out", "--frames", "1", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["realism", "nowhere", "nowhere", "--out", "out"], "nowhere"),
         (["demo", "--kitti", "nowhere"], "nowhere"),

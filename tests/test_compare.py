@@ -89,10 +89,10 @@ def test_turned_boxes_are_flips_and_nothing_else(tiny_bundle: Bundle, kitti: Pat
 
 def test_twins_are_of_one_class_and_used_once() -> None:
     box = np.array([10.0, 0, -1, 4, 1.6, 1.5, 0.1], np.float32)
-    moved = box + np.float32([0.5, 0, 0, 0, 0, 0, 0])
-    far = box + np.float32([20, 0, 0, 0, 0, 0, 0])
-    found = Detections(np.stack([moved, box, far]), np.array([0, 0, 1]), np.float32([0.9, 0.8, 0.7]))
-    expected = Detections(np.stack([box, far]), np.array([0, 0]), np.float32([0.9, 0.7]))
+    moved = box + np.array([0.5, 0, 0, 0, 0, 0, 0], np.float32)
+    far = box + np.array([20, 0, 0, 0, 0, 0, 0], np.float32)
+    found = Detections(np.stack([moved, box, far]), np.array([0, 0, 1]), np.array([0.9, 0.8, 0.7], np.float32))
+    expected = Detections(np.stack([box, far]), np.array([0, 0]), np.array([0.9, 0.7], np.float32))
     assert twins(found, expected) == [(1, 0)]
     nothing = Detections(np.empty((0, 7), np.float32), np.empty(0, np.int64), np.empty(0, np.float32))
     assert twins(nothing, expected) == twins(found, nothing) == []
@@ -103,7 +103,7 @@ def test_heads_are_compared_relative_to_the_largest_of_each() -> None:
     found = expected._replace(logits=expected.logits + 1, directions=expected.directions - np.float32(0.5))
     assert head_difference(found, expected) == pytest.approx(0.25)
     assert head_difference(None, None) == 0
-    with pytest.raises(EngineError, match="head logits has shapes .*compare detectors of one grid and classes"):
+    with pytest.raises(EngineError, match=r"head logits has shapes .*compare detectors of one grid and classes"):
         head_difference(expected._replace(logits=expected.logits[:, :1]), expected)
 
 

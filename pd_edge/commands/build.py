@@ -58,7 +58,7 @@ def build(
     tf32: Annotated[bool, typer.Option("--tf32", help="Let TensorRT compute float32 in TF32.")] = False,
     version_compatible: Annotated[
         bool,
-        typer.Option("--version-compatible", help="Let later TensorRT versions of the same major load it (not RTX)."),
+        typer.Option("--version-compatible", help="Let later versions of TensorRT (not RTX) load it."),
     ] = False,
     hardware: Annotated[
         HardwareLevel, typer.Option(help="TensorRT: GPUs that may load it; same: all of its compute capability.")

@@ -78,7 +78,13 @@ def open_engine(
             f"{engine.folder}: {runtime} computes in {engine.manifest.precision}, as the file says, not in "
             f"{arithmetic}; leave the precision out, or build the model for openvino"
         )
-    return _open_onnxruntime(engine, threads)
+    if runtime == "onnxruntime":
+        return _open_onnxruntime(engine, threads)
+    if threads is not None:
+        raise EngineError(f"{engine.folder}: {runtime} runs on the GPU and has no threads to set; leave them out")
+    from pd_edge.runtimes.tensorrt import TensorRtRuntime  # noqa: PLC0415 - for those who have a GPU
+
+    return TensorRtRuntime(engine)
 
 
 def _open_openvino(engine: EngineFolder, arithmetic: str, threads: int | None) -> AnyRuntime:

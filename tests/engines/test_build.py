@@ -113,7 +113,7 @@ def test_every_exported_form_finds_what_the_model_finds(  # noqa: PLR0917
         found, wanted = detector.detect(cloud), expected.detect(cloud)
         np.testing.assert_array_equal(found.labels, wanted.labels)
         np.testing.assert_allclose(found.boxes, wanted.boxes, atol=2e-3)
-    outside = tiny_cloud[:5] + np.float32([500, 0, 0, 0])
+    outside = tiny_cloud[:5] + np.array([500, 0, 0, 0], np.float32)
     np.testing.assert_allclose(detector.detect(outside).scores, expected.detect(outside).scores, atol=1e-5)
     detector.warm_up()  # with no point at all
     np.testing.assert_allclose(detector.detect(outside).scores, expected.detect(outside).scores, atol=1e-5)
