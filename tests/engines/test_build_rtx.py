@@ -42,9 +42,9 @@ def test_precision_is_what_the_file_says(model: str, precision: Any, tmp_path: P
     calibration = None
     if precision == "int8-trt":
         cloud = synthetic_cloud(20_000, source.config.model.grid)
-        calibration = quantize.calibrate(source.model, source.config, [cloud], 100.0, None)
+        calibration = quantize.calibrate(source.model, source.config, [cloud])
     path = tmp_path / "model.onnx"
-    onnx_file.export_onnx(source.model, source.config, path, "dense", precision, calibration)
+    onnx_file.export_onnx(source.model, source.config, path, "dense", precision, calibration=calibration)
     full, _ = build_engine(model, tmp_path / "fp32", BuildOptions("tensorrt-rtx", "sm89"))
     for target in ("sm86", "sm89", "sm120"):
         engine, _ = build_engine(path, tmp_path / target, BuildOptions("tensorrt-rtx", target))

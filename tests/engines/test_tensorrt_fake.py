@@ -106,7 +106,7 @@ def fake_pycuda(fake: Fake) -> ModuleType:
     cuda.memcpy_htod_async = upload
     cuda.to_device = lambda array: fake.allocate(array.nbytes)
     cuda.memset_d8_async = lambda _, value, size, __: fake.calls.append(("clear", value, size))
-    cuda.module_from_buffer = lambda data: SimpleNamespace(get_function=lambda name: launcher(name))
+    cuda.module_from_buffer = lambda _: SimpleNamespace(get_function=launcher)
     cuda.memcpy_dtoh_async = lambda host, _, __: fake.download(host.nbytes)
     return cuda
 
@@ -318,7 +318,7 @@ def test_dense_engines_have_the_kernels_before_them(
 ) -> None:
     kernels = pytest.importorskip("pd_edge.engines.kernels", reason="needs the kernels")
     build_engine(write_dense(tmp_path / "tiny.onnx"), tmp_path / "engine", BuildOptions("tensorrt"))
-    monkeypatch.setattr(runner, "compile_kernels", lambda capability: bytes(capability))
+    monkeypatch.setattr(runner, "compile_kernels", bytes)
     engine = EngineFolder.load(tmp_path / "engine")
     fake.calls.clear()
     with TensorRtRuntime(engine) as runtime:
