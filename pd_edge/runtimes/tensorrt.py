@@ -51,7 +51,8 @@ class TensorRtRuntime:
 
     def __init__(self, engine: EngineFolder) -> None:
         manifest = engine.manifest
-        self.name, self.precision = manifest.runtime, manifest.precision
+        self.name: str = manifest.runtime
+        self.precision: str = manifest.precision
         self._grid = engine.config.model.grid
         self._points_range = manifest.flags.points
         self._trt = import_tensorrt(manifest.runtime)
@@ -59,6 +60,16 @@ class TensorRtRuntime:
         device = self._cuda.Device(0)
         gpu = Gpu(device.name(), tuple(device.compute_capability()))
         check_fits(engine, str(self._trt.__version__), gpu)
+        self._engine: Any = None
+        self._context: Any = None
+        self._stream: Any = None
+        self._pillars: CudaPillars | None = None
+        self._capacity = 0
+        self._host_points: Any = None
+        self._device_points: Any = None
+        self._graph: CudaGraph | None = None
+        self._heads: dict[str, Any] = {}
+        self._device_heads: dict[str, Any] = {}
         self._device_context = device.retain_primary_context()
         self._device_context.push()
         try:
@@ -106,17 +117,10 @@ class TensorRtRuntime:
         self._stream = self._cuda.Stream()
         self._events = [self._cuda.Event() for _ in range(4)]
         self._driver = load_driver()
-        self._pillars: CudaPillars | None = None
         if engine.pillar_net is not None:
             module = compile_kernels(gpu.capability)
             self._pillars = CudaPillars(self._cuda, module, self._grid, engine.pillar_net)
             self._context.set_tensor_address(CANVAS, int(self._pillars.canvas))
-        self._capacity = 0
-        self._host_points: Any = None
-        self._device_points: Any = None
-        self._graph: CudaGraph | None = None
-        self._heads: dict[str, Any] = {}
-        self._device_heads: dict[str, Any] = {}
 
     def _deserialize(self, engine: EngineFolder) -> Any:
         manifest = engine.manifest

@@ -71,7 +71,7 @@ class Memory:
         self._fake.allocated.pop(self._address, None)
 
 
-def fake_pycuda(fake: Fake) -> ModuleType:
+def fake_pycuda(fake: Fake) -> Any:
     cuda: Any = ModuleType("pycuda.driver")
     context = SimpleNamespace(push=fake.pushed, pop=fake.popped)
 
@@ -111,7 +111,7 @@ def fake_pycuda(fake: Fake) -> ModuleType:
     return cuda
 
 
-def fake_tensorrt(fake: Fake) -> ModuleType:
+def fake_tensorrt(fake: Fake) -> Any:
     trt: Any = ModuleType("tensorrt")
     trt.__version__ = fake.version
 
@@ -195,7 +195,11 @@ def fake_driver(fake: Fake) -> Any:
         return 0
 
     def logged(name: str) -> Callable[..., int]:
-        return lambda *_: fake.calls.append((name,)) or 0
+        def call(*_: Any) -> int:
+            fake.calls.append((name,))
+            return 0
+
+        return call
 
     return SimpleNamespace(
         cuStreamBeginCapture_v2=logged("begin_capture"),
@@ -210,10 +214,10 @@ def fake_driver(fake: Fake) -> Any:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     made = Fake()
-    package = ModuleType("pycuda")
-    package.driver = fake_pycuda(made)  # type: ignore[attr-defined]
+    package: Any = ModuleType("pycuda")
+    package.driver = fake_pycuda(made)
     monkeypatch.setitem(sys.modules, "pycuda", package)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(made))
     monkeypatch.setattr(runner, "load_driver", lambda: fake_driver(made))
     return made
