@@ -283,10 +283,19 @@ def _describe(out: Path) -> str:
     return f"{found.name} {found.form} {found.precision} for {found.runtime} {found.runtime_version} on {found.target}"
 
 
+def _files_there(out: Path) -> list[str]:
+    """The files of the engine that is to be replaced; none where its manifest is damaged."""
+    try:
+        return [name for name in read_manifest(out).files if Path(name).name == name]
+    except EngineError:
+        return []
+
+
 def _put_in_place(draft: Path, out: Path) -> None:
-    """Moves a finished folder's files; the manifest goes first and comes last, so half a replacement is refused."""
+    """Moves a finished folder's files, the manifest last: half a replacement is refused, as files do not fit."""
     out.mkdir(exist_ok=True)
     if is_engine_folder(out):
-        (out / ENGINE_MANIFEST).unlink()
+        for name in [*_files_there(out), ENGINE_MANIFEST]:
+            (out / name).unlink(missing_ok=True)
     for path in sorted(draft.iterdir(), key=lambda each: each.name == ENGINE_MANIFEST):
         path.replace(out / path.name)

@@ -131,6 +131,9 @@ def test_the_same_engine_is_kept_and_another_needs_rebuild(dense: Path, copied: 
     assert built
     assert engine.manifest.runtime == "onnxruntime"
     assert load(copied).runtime.name == "onnxruntime"
+    assert sorted(path.name for path in copied.iterdir()) == [
+        *("config.yaml", "engine.json", "model.onnx", "pillar_net.npz")
+    ]
 
 
 def test_a_damaged_engine_is_rebuilt(dense: Path, copied: Path) -> None:
@@ -229,6 +232,13 @@ def test_the_runtime_and_precision_are_the_engines(built: Path) -> None:
         load(built, precision="int4")
     with pytest.raises(EngineError, match="threads 0"):
         load(built, threads=0)
+
+
+def test_a_model_folder_cannot_run_in_tensorrt_itself(tiny_bundle: Bundle) -> None:
+    with pytest.raises(
+        EngineError, match="runs engines, not model folders; build one with `pd-edge build tiny --runtime"
+    ):
+        load(tiny_bundle.folder, "tensorrt")
 
 
 def test_the_rebuild_command_builds_the_same_engine(copied: Path) -> None:
