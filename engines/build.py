@@ -13,9 +13,7 @@ from pd_edge.bundle import CONFIG, PILLAR_NET, file_entry, save_pillar_net
 from pd_edge.config import dump_config
 from pd_edge.detector import load
 from pd_edge.engine_folder import EngineFolder, is_engine_folder
-from pd_edge.engines.build_cpu import build_onnxruntime, build_openvino, cpu_runtime_version
-from pd_edge.engines.exported import Exported, read_exported
-from pd_edge.engines.manifest import (
+from pd_edge.engine_manifest import (
     ENGINE_MANIFEST,
     BuildFlags,
     EngineManifest,
@@ -25,7 +23,9 @@ from pd_edge.engines.manifest import (
     read_manifest,
     write_manifest,
 )
-from pd_edge.engines.targets import Target, find_target
+from pd_edge.engine_targets import Target, find_target
+from pd_edge.engines.build_cpu import build_onnxruntime, build_openvino, cpu_runtime_version
+from pd_edge.engines.exported import Exported, read_exported
 from pd_edge.errors import EngineError
 from pd_edge.evaluate import Evaluation
 from pd_edge.kitti import Dataset
@@ -39,7 +39,7 @@ class BuildOptions:
 
     Attributes:
         runtime: The runtime to build for.
-        target: Name of a device (:data:`pd_edge.engines.targets.TARGETS`); None stands for the CPU or this machine's
+        target: Name of a device (:data:`pd_edge.engine_targets.TARGETS`); None stands for the CPU or this machine's
             GPU.
         flags: What changes the engine; ``points`` is left out where the engine takes a canvas or runs on a CPU.
         plugin: The plugin library, for the form ``plugin``.

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pd_edge.engine_folder import TENSORRT_ENGINE
+from pd_edge.engine_manifest import BuildFlags, PointRange
+from pd_edge.engine_targets import Target, find_target, target_of
 from pd_edge.engines.build import Advance, BuildOptions, Device
 from pd_edge.engines.build_progress import BuildProgress
 from pd_edge.engines.exported import Exported
-from pd_edge.engines.manifest import BuildFlags, PointRange
-from pd_edge.engines.targets import Target, find_target, target_of
 from pd_edge.errors import EngineError
 from pd_edge.files import read_bytes, write_bytes
 from pd_edge.runtimes.base import POINTS

@@ -12,7 +12,7 @@ import numpy as np
 
 from pd_edge.bundle import DENSE_ONNX, MANIFEST, Bundle, shipped_models
 from pd_edge.config import DetectorConfig, parse_config
-from pd_edge.engines.manifest import Form, Precision
+from pd_edge.engine_manifest import Form, Precision
 from pd_edge.engines.onnx_metadata import read_metadata
 from pd_edge.errors import EngineError
 from pd_edge.pillars import POINT_FEATURES, PillarNet

@@ -2,7 +2,7 @@
 
 An engine folder holds::
 
-    engine.json         the manifest: what was built, from what, for what (pd_edge.engines.manifest)
+    engine.json         the manifest: what was built, from what, for what (pd_edge.engine_manifest)
     config.yaml         the DetectorConfig; its `decode` part may be edited, its `model` part belongs to the engine
     pillar_net.npz      weight and bias of the pillar feature net, for the form dense alone
     the engine's files  model.xml and model.bin, model.onnx, or model.engine with what TensorRT needs beside it
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pd_edge.bundle import CONFIG, PILLAR_NET, check_shape, read_pillar_net
 from pd_edge.config import DetectorConfig, load_config
-from pd_edge.engines.manifest import ENGINE_MANIFEST, EngineManifest, check_files, read_manifest, rebuild_advice
+from pd_edge.engine_manifest import ENGINE_MANIFEST, EngineManifest, check_files, read_manifest, rebuild_advice
 from pd_edge.errors import EngineError
 from pd_edge.pillars import POINT_FEATURES, PillarNet
 

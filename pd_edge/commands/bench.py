@@ -76,7 +76,7 @@ def _pairs(model: str, wanted: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Runtimes and precisions to run a model in: those that are wanted, or an engine's own."""
     from pd_edge.bundle import shipped_models
     from pd_edge.engine_folder import is_engine_folder
-    from pd_edge.engines.manifest import read_manifest
+    from pd_edge.engine_manifest import read_manifest
 
     if model in shipped_models() or not is_engine_folder(model):
         return wanted

@@ -79,8 +79,8 @@ def build(
       pd-edge build 4x-plugin.onnx --runtime tensorrt --target orin --plugin libpd_edge_plugins.so --out engines/4x
     """
     from pd_edge.config import parse_config
+    from pd_edge.engine_manifest import BuildFlags
     from pd_edge.engines.build import BuildOptions, Trial, build_engine
-    from pd_edge.engines.manifest import BuildFlags
     from pd_edge.kitti import open_dataset
     from pd_edge.terminal import counting, say, show
 

@@ -1,13 +1,13 @@
 """Pillars on the GPU without a plugin library: the project's kernels, launched by PyCUDA, from points to canvas."""
 
 import tempfile
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pd_edge.config import GridConfig
+from pd_edge.engines import kernels
 from pd_edge.pillars import POINT_FEATURES, PillarNet
 
 _BLOCK = 256
@@ -19,7 +19,6 @@ def compile_kernels(capability: tuple[int, int]) -> bytes:
     Raises:
         EngineError: There is no nvcc, or it does not know the GPU.
     """
-    kernels = import_module("pd_edge.engines.kernels")
     with tempfile.TemporaryDirectory() as folder:
         path: Path = kernels.compile_fatbin(Path(folder) / "kernels.fatbin", [10 * capability[0] + capability[1]])
         return path.read_bytes()
@@ -38,13 +37,12 @@ class CudaPillars:
     def __init__(self, cuda: Any, module: bytes, grid: GridConfig, net: PillarNet) -> None:
         self._cuda, self._grid = cuda, grid
         self._channels = net.bias.size
-        self._kernels = import_module("pd_edge.engines.kernels")
-        names = (*self._kernels.VOXELIZE_KERNELS, self._kernels.ENCODE_KERNEL)
+        names = (*kernels.VOXELIZE_KERNELS, kernels.ENCODE_KERNEL)
         self._module = cuda.module_from_buffer(module)
         self._functions = {name: self._module.get_function(name) for name in names}
         cells = grid.nx * grid.ny
         self.canvas = cuda.mem_alloc(4 * self._channels * cells)
-        self._sums = cuda.mem_alloc(self._kernels.SUM_BYTES * cells)
+        self._sums = cuda.mem_alloc(kernels.SUM_BYTES * cells)
         self._weight = cuda.to_device(np.ascontiguousarray(net.weight))
         self._bias = cuda.to_device(np.ascontiguousarray(net.bias))
         self._features: Any = None
@@ -59,27 +57,27 @@ class CudaPillars:
     def encode(self, points: Any, count: int, stream: Any) -> None:
         """Gives the work to the stream: ``count`` points on the GPU to the canvas (1, C, ny, nx) float32."""
         cells = self._grid.nx * self._grid.ny
-        voxelization = self._kernels.Voxelization(
+        voxelization = kernels.Voxelization(
             points=int(points),
             count=count,
-            grid=self._kernels.grid_argument(self._grid),
+            grid=kernels.grid_argument(self._grid),
             sums=int(self._sums),
             features=int(self._features),
             cells=int(self._cells),
         )
-        encoding = self._kernels.Encoding(
+        encoding = kernels.Encoding(
             features=int(self._features),
             cells=int(self._cells),
             count=count,
             channels=self._channels,
             weight=int(self._weight),
             bias=int(self._bias),
-            canvas=self._kernels.planar_canvas(int(self.canvas), self._channels, self._grid),
+            canvas=kernels.planar_canvas(int(self.canvas), self._channels, self._grid),
         )
-        for name in self._kernels.VOXELIZE_KERNELS:
+        for name in kernels.VOXELIZE_KERNELS:
             self._launch(name, voxelization, count, stream)
         self._cuda.memset_d8_async(self.canvas, 0, 4 * self._channels * cells, stream)
-        self._launch(self._kernels.ENCODE_KERNEL, encoding, count * self._channels, stream)
+        self._launch(kernels.ENCODE_KERNEL, encoding, count * self._channels, stream)
 
     def _launch(self, name: str, argument: Any, threads: int, stream: Any) -> None:
         grid = ((threads + _BLOCK - 1) // _BLOCK, 1, 1)

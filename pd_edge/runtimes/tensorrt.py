@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pd_edge.bundle import CANVAS, HEADS
 from pd_edge.decode import Heads
 from pd_edge.engine_folder import TENSORRT_ENGINE, EngineFolder
-from pd_edge.engines.manifest import EngineManifest, rebuild_advice
-from pd_edge.engines.targets import target_of
+from pd_edge.engine_manifest import EngineManifest, rebuild_advice
+from pd_edge.engine_targets import target_of
 from pd_edge.errors import EngineError
 from pd_edge.runtimes.base import POINTS, filled_up
 from pd_edge.runtimes.cuda import Gpu, cuda_driver

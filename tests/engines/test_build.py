@@ -18,12 +18,12 @@ from pd_edge.bundle import Bundle
 from pd_edge.config import dump_config
 from pd_edge.detector import load
 from pd_edge.engine_folder import EngineFolder
+from pd_edge.engine_manifest import BuildFlags, PointRange, read_manifest
+from pd_edge.engine_targets import TARGETS, find_target, target_of
 from pd_edge.engines.build import BuildOptions, Trial, build_engine
 from pd_edge.engines.build_progress import WHOLE, BuildProgress
 from pd_edge.engines.exported import read_exported
-from pd_edge.engines.manifest import BuildFlags, PointRange, read_manifest
 from pd_edge.engines.onnx_metadata import read_metadata
-from pd_edge.engines.targets import TARGETS, find_target, target_of
 from pd_edge.errors import ConfigError, EngineError, MissingExtraError
 from pd_edge.kitti import ObjectDataset, boxes_to_labels, write_object_frame, write_split
 from pd_edge.runtimes import open_engine
@@ -242,7 +242,7 @@ def test_a_model_folder_cannot_run_in_tensorrt_itself(tiny_bundle: Bundle) -> No
 
 
 def test_the_rebuild_command_builds_the_same_engine(copied: Path) -> None:
-    from pd_edge.engines.manifest import rebuild_command
+    from pd_edge.engine_manifest import rebuild_command
 
     flags = BuildFlags(points=PointRange(least=5, usual=6, most=7), tf32=True, version_compatible=True, hardware="same")
     manifest = read_manifest(copied).model_copy(

@@ -9,9 +9,9 @@ import pytest
 
 from pd_edge.bundle import Bundle
 from pd_edge.engine_folder import EngineFolder
+from pd_edge.engine_manifest import BuildFlags
 from pd_edge.engines.build import BuildOptions, build_engine
 from pd_edge.engines.build_progress import WHOLE
-from pd_edge.engines.manifest import BuildFlags
 from pd_edge.errors import EngineError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import pytest
 
 from pd_edge.detector import load
 from pd_edge.engine_folder import EngineFolder
+from pd_edge.engine_manifest import BuildFlags, PointRange, write_manifest
 from pd_edge.engines.build import BuildOptions, build_engine
-from pd_edge.engines.manifest import BuildFlags, PointRange, write_manifest
 from pd_edge.errors import EngineError, MissingExtraError
 from pd_edge.runtimes import open_engine
 from pd_edge.runtimes import tensorrt as runner
