@@ -34,7 +34,8 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "torch", "train") from error
 
-from pd_edge.engines.onnx_graph import Floats, StoredAs, dense_onnx
+from pd_edge.engines.onnx_graph import StoredAs, dense_onnx
+from pd_edge.engines.onnx_numbers import Floats
 from pd_edge.training.model import PointPillars
 
 # Largest difference to torch's heads, relative to the largest value of that head. Measured: 1e-6 to 5e-6.
@@ -70,7 +71,7 @@ def export_bundle(
     if model.config != config.model:
         raise EngineError(f"the network to export was built for {model.config}, the configuration says {config.model}")
     deployed = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    _check_finite(deployed)
+    check_finite(deployed)
     if weights == "fp16":
         round_to_half(deployed)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +172,12 @@ def _convolutions(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, each) for name, each in model.named_parameters() if each.ndim == 4]
 
 
-def _check_finite(model: nn.Module) -> None:
+def check_finite(model: nn.Module) -> None:
+    """Refuses a network with a weight or statistic that is not finite.
+
+    Raises:
+        EngineError: There is one; it is named.
+    """
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise EngineError(f"{name} holds a NaN or an infinity: the training diverged; export an earlier checkpoint")

@@ -1,14 +1,13 @@
 """The dense part of the network (canvas to heads) as an ONNX graph.
 
 Written layer by layer with batch norms folded: convolutions, ReLU, one concatenation and one split, nothing a runtime
-could choke on.
+could choke on. A layer is called as in the state dict: ``backbone.stages.0.0``, ``neck.upsamplings.1``, ``head``.
 """
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
 import pd_edge
 from pd_edge.bundle import CANVAS, HEADS
@@ -17,17 +16,20 @@ from pd_edge.errors import MissingExtraError
 
 try:
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
     from torch import Tensor, nn
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "torch", "train") from error
 
+from pd_edge.engines.onnx_numbers import Floats, GraphWriter, Numbers, Single, StoredHalf
 from pd_edge.training.model import ConvBlock, PointPillars
 
 OPSET = 18
-IR_VERSION = 8  # of ONNX 1.13, which brought opset 18
+# The IR version of the ONNX that brought the operator set: 1.13 for 18, 1.14 for 19 (Q/DQ with float16 scales).
+IR_VERSIONS = {18: 8, 19: 9}
+HEAD = "head"
+"""Name of the last layer."""
 
-Floats = npt.NDArray[np.float32]
 StoredAs = Literal["fp16", "fp32"]
 
 
@@ -39,17 +41,16 @@ class FeatureMap(NamedTuple):
     width: int
 
 
-class DenseGraph:
+class DenseGraph(GraphWriter):
     """Nodes and constants of the dense part, with its multiply-adds counted.
 
     Args:
-        half: Store convolution weights as float16; they must have been rounded to it.
+        numbers: How the layers' operands are written.
     """
 
-    def __init__(self, half: bool) -> None:
-        self.half = half
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
+    def __init__(self, numbers: Numbers) -> None:
+        super().__init__()
+        self.numbers = numbers
         self.multiply_adds = 0
 
     def block(self, name: str, block: ConvBlock, source: FeatureMap) -> FeatureMap:
@@ -65,47 +66,38 @@ class DenseGraph:
         else:
             height, width = ((size + 2 * padding - kernel) // stride + 1 for size in source[1:])
         self._count(weight, source if transposed else FeatureMap(name, height, width))
-        factor = factor.reshape((1, -1, 1, 1) if transposed else (-1, 1, 1, 1))
-        convolved = self._node(
+        convolved = self.node(
             "ConvTranspose" if transposed else "Conv",
-            [source.name, self._weight(name, weight, factor), self._constant(f"{name}.bias", offset)],
+            [
+                self.numbers.read(self, name, source.name),
+                self.numbers.weight(self, name, weight, factor, axis=1 if transposed else 0),
+                self.numbers.bias(self, name, offset),
+            ],
             f"{name}.conv",
             kernel_shape=[kernel] * 2,
             strides=[stride] * 2,
             pads=[padding] * 4,
         )
-        return FeatureMap(self._node("Relu", [convolved], name), height, width)
+        return FeatureMap(self.node("Relu", [convolved], name), height, width)
 
     def concatenate(self, name: str, sources: list[FeatureMap]) -> FeatureMap:
         """Joins maps of one size along their channels."""
-        self._node("Concat", [each.name for each in sources], name, axis=1)
+        self.node("Concat", [each.name for each in sources], name, axis=1)
         return sources[0]._replace(name=name)
 
     def head(self, weight: Floats, bias: Floats, channels: list[int], source: FeatureMap) -> None:
-        """The 1x1 convolution that makes all outputs, and their split."""
+        """The 1x1 convolution that makes all outputs, and their split, in float32."""
         self._count(weight, source)
-        inputs = [source.name, self._weight("head", weight, None), self._constant("head.bias", bias)]
-        joined = self._node("Conv", inputs, "head", kernel_shape=[1, 1])
-        sizes = self._constant("head.channels", np.array(channels, np.int64))
+        numbers = self.numbers
+        inputs = [
+            numbers.read(self, HEAD, source.name),
+            numbers.weight(self, HEAD, weight, None, axis=0),
+            numbers.bias(self, HEAD, bias),
+        ]
+        joined = self.node("Conv", inputs, HEAD, kernel_shape=[1, 1])
+        joined = self.cast(joined, f"{HEAD}.fp32", numbers.maps, TensorProto.FLOAT)
+        sizes = self.constant(f"{HEAD}.channels", np.array(channels, np.int64))
         self.nodes.append(helper.make_node("Split", [joined, sizes], HEADS, name="heads", axis=1))
-
-    def _weight(self, name: str, weight: Floats, factor: Floats | None) -> str:
-        if not self.half:
-            folded = weight if factor is None else weight * factor
-            return self._constant(f"{name}.weight", folded)
-        stored = self._constant(f"{name}.weight_fp16", weight.astype(np.float16))
-        widened = self._node("Cast", [stored], f"{name}.weight_fp32", to=TensorProto.FLOAT)
-        if factor is None:
-            return widened
-        return self._node("Mul", [widened, self._constant(f"{name}.factor", factor)], f"{name}.weight")
-
-    def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
 
     def _count(self, weight: Floats, where: FeatureMap) -> None:
         self.multiply_adds += weight.size * where.height * where.width
@@ -126,26 +118,65 @@ def dense_onnx(
         The checked ``onnx.ModelProto``: ``canvas`` (1, C, ny, nx) float32 to ``logits``, ``residuals`` and
         ``directions``, laid out as :class:`pd_edge.decode.Heads` says.
     """
-    grid = config.model.grid
-    graph = DenseGraph(half=weights == "fp16")
-    features = _add_backbone_and_neck(graph, model, FeatureMap(CANVAS, grid.ny, grid.nx))
+    graph = DenseGraph(StoredHalf() if weights == "fp16" else Single())
+    add_dense(graph, model, CANVAS)
+    return model_proto(graph, model, canvas_input(config), "pointpillars_dense", metadata), graph.multiply_adds
+
+
+def add_dense(graph: DenseGraph, model: PointPillars, canvas: str) -> None:
+    """Writes the layers from the canvas, a tensor (1, C, ny, nx) of the type of the maps, to the heads."""
+    grid = model.config.grid
+    features = _add_backbone_and_neck(graph, model, FeatureMap(canvas, grid.ny, grid.nx))
     head = model.head.state_dict()
     graph.head(_array(head["weight"]), _array(head["bias"]), model.head_channels, features)
-    shapes = {name: (1, size, *features[1:]) for name, size in zip(HEADS, model.head_channels, strict=True)}
-    canvas = helper.make_tensor_value_info(
-        CANVAS, TensorProto.FLOAT, [1, config.model.pillar_channels, grid.ny, grid.nx]
-    )
-    heads = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+
+
+def canvas_input(config: DetectorConfig) -> Any:
+    """The ``ValueInfoProto`` of a float32 canvas as the graph's input."""
+    grid = config.model.grid
+    shape = [1, config.model.pillar_channels, grid.ny, grid.nx]
+    return helper.make_tensor_value_info(CANVAS, TensorProto.FLOAT, shape)
+
+
+def model_proto(
+    graph: GraphWriter,
+    model: PointPillars,
+    source: Any,
+    name: str,
+    metadata: Mapping[str, str],
+    *,
+    opset: int = OPSET,
+    own_domain: str | None = None,
+) -> Any:
+    """A written graph as an ``onnx.ModelProto``, checked, with shapes inferred where no own operator stops that.
+
+    Args:
+        graph: The graph, which ends in the heads.
+        model: The network, for the heads' shapes.
+        source: ``ValueInfoProto`` of the input.
+        name: Name of the graph.
+        metadata: Properties written into the file.
+        opset: Version of the standard operators.
+        own_domain: Domain of operators that are not standard.
+    """
+    grid = model.config.grid
+    heads = [
+        helper.make_tensor_value_info(each, TensorProto.FLOAT, (1, size, grid.ny // 2, grid.nx // 2))
+        for each, size in zip(HEADS, model.head_channels, strict=True)
+    ]
     proto = helper.make_model(
-        helper.make_graph(graph.nodes, "pointpillars_dense", [canvas], heads, graph.constants),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        helper.make_graph(graph.nodes, name, [source], heads, graph.constants),
+        opset_imports=[
+            helper.make_opsetid("", opset),
+            *([helper.make_opsetid(own_domain, 1)] if own_domain else []),
+        ],
+        ir_version=IR_VERSIONS[opset],
         producer_name="pd-edge",
         producer_version=pd_edge.__version__,
     )
     helper.set_model_props(proto, dict(metadata))
     onnx.checker.check_model(proto, full_check=True)
-    return proto, graph.multiply_adds
+    return proto
 
 
 def _add_backbone_and_neck(graph: DenseGraph, model: PointPillars, maps: FeatureMap) -> FeatureMap:

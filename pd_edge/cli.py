@@ -20,9 +20,11 @@ from pd_edge.commands.demo import demo
 from pd_edge.commands.detect import detect
 from pd_edge.commands.distill import distill
 from pd_edge.commands.evaluate import evaluate
+from pd_edge.commands.export import export
 from pd_edge.commands.models import models
 from pd_edge.commands.realism import realism
 from pd_edge.commands.replay import replay
+from pd_edge.commands.sensitivity import sensitivity
 from pd_edge.commands.simulate import simulate
 from pd_edge.commands.study import study
 from pd_edge.commands.train import train
@@ -82,6 +84,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study,
     "bundle": bundle,
     "card": card,
+    "export": export,
+    "sensitivity": sensitivity,
     "simulate": simulate,
     "replay": replay,
     "realism": realism,

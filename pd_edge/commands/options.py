@@ -32,3 +32,11 @@ BankCache = Annotated[
 Score = Annotated[
     float | None, typer.Option(min=0, max=1, help="Least score of a detection; the model's own if left out.")
 ]
+CalibrationData = Annotated[
+    Path | None,
+    typer.Option(help="Frames to calibrate INT8 on: anything `detect` takes; training frames if left out."),
+]
+CalibrationFrames = Annotated[int, typer.Option(min=1, help="Frames to calibrate on, spread over DATA.")]
+Percentile = Annotated[
+    float, typer.Option(min=99, max=100, help="Percentile of a map's values that INT8 has to hold; 100: the maximum.")
+]

@@ -1,0 +1,157 @@
+"""One ONNX file for a trained detector: form and precision are written into it, once, for every runtime.
+
+Forms, each ending in ``logits``, ``residuals`` and ``directions`` (float32, as :class:`pd_edge.decode.Heads` says):
+
+* ``dense``: canvas (1, C, ny, nx) float32 to heads; points are encoded outside, with ``pillar_net`` of the metadata.
+* ``plain``: points (N, 4) float32, any N, to heads, in operators of the standard (opset 18).
+* ``plugin``: the same with the operators PillarVoxelize and PillarScatter of the domain ``pd_edge``.
+
+Metadata of every file: ``model``, ``form``, ``precision``, ``detector_config`` (JSON), ``weights_sha256`` and, for
+``dense``, ``pillar_net``: base64 of an (11, C) float32 array, ten rows of weight and the bias.
+"""
+
+import base64
+import copy
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from pd_edge.bundle import CANVAS
+from pd_edge.config import DetectorConfig
+from pd_edge.errors import EngineError, MissingExtraError
+from pd_edge.files import write_bytes
+from pd_edge.pillars import PillarNet
+
+try:
+    import torch
+    from onnx import TensorProto
+    from safetensors.torch import save
+except ModuleNotFoundError as error:
+    raise MissingExtraError(error.name or "torch", "train") from error
+
+from pd_edge.engines.onnx_export import check_finite
+from pd_edge.engines.onnx_graph import OPSET, DenseGraph, add_dense, canvas_input, model_proto
+from pd_edge.engines.onnx_numbers import Half, Numbers, Single
+from pd_edge.engines.onnx_points import DOMAIN, add_plain_points, add_plugin_points, points_input
+from pd_edge.engines.quantize import Calibration, Int8
+from pd_edge.training.model import PointPillars
+
+Form = Literal["plugin", "plain", "dense"]
+Precision = Literal["fp32", "fp16", "int8-trt", "int8-cpu"]
+OPSET_HALF_SCALES = 19
+"""The first in which Q/DQ take a float16 scale."""
+
+
+def export_onnx(
+    model: PointPillars,
+    config: DetectorConfig,
+    path: Path,
+    form: Form,
+    precision: Precision,
+    *,
+    calibration: Calibration | None = None,
+    name: str | None = None,
+    weights_sha256: str | None = None,
+) -> Path:
+    """Writes a trained network as one ONNX file.
+
+    Args:
+        model: The trained network; it is not changed.
+        config: The detector's configuration; ``config.model`` must be the network's.
+        path: The file.
+        form: What the graph takes; see the module.
+        precision: ``fp32``; ``fp16``: the convolutions and the maps between them in float16, all that meets coordinates
+            in float32; ``int8-trt``: symmetric INT8 with the rest of the dense part in float16, for TensorRT;
+            ``int8-cpu``: UINT8 maps with the rest in float32, for OpenVINO and ONNX Runtime.
+        calibration: Ranges of the layers' inputs; needed for int8.
+        name: Name of the model; the file's when left out.
+        weights_sha256: Hash of the weights' file; of the state as float32 safetensors when left out.
+
+    Returns:
+        The path.
+
+    Raises:
+        EngineError: Form, precision or configuration do not fit, int8 has no calibration, or a weight is not finite or
+            beyond float16.
+        DataError: The file cannot be written.
+    """
+    _check(model, config, form, precision)
+    deployed = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    check_finite(deployed)
+    numbers = numbers_of(precision, calibration)
+    net = deployed.fold_pillar_net()
+    metadata = {
+        "model": name or path.stem,
+        "form": form,
+        "precision": precision,
+        "detector_config": config.model_dump_json(),
+        "weights_sha256": weights_sha256 or hashlib.sha256(save(deployed.state_dict())).hexdigest(),
+    }
+    if form == "dense":
+        metadata["pillar_net"] = encode_pillar_net(net)
+    write_bytes(path, form_onnx(deployed, config, form, numbers, metadata).SerializeToString())
+    return path
+
+
+def form_onnx(
+    model: PointPillars, config: DetectorConfig, form: Form, numbers: Numbers, metadata: dict[str, str]
+) -> Any:
+    """The checked ``onnx.ModelProto`` of a network on the CPU, in float32 and evaluation mode."""
+    graph, grid, net = DenseGraph(numbers), config.model.grid, model.fold_pillar_net()
+    if form == "dense":
+        canvas = graph.cast(CANVAS, f"{CANVAS}.maps", TensorProto.FLOAT, numbers.maps)
+    elif form == "plain":
+        canvas = add_plain_points(graph, net, grid, numbers.maps)
+    else:
+        canvas = add_plugin_points(graph, net, grid, numbers.maps)
+    add_dense(graph, model, canvas)
+    half_scales = isinstance(numbers, Int8) and numbers.maps == TensorProto.FLOAT16
+    return model_proto(
+        graph,
+        model,
+        canvas_input(config) if form == "dense" else points_input(),
+        f"pointpillars_{form}",
+        metadata,
+        opset=OPSET_HALF_SCALES if half_scales else OPSET,
+        own_domain=DOMAIN if form == "plugin" else None,
+    )
+
+
+def numbers_of(precision: Precision, calibration: Calibration | None) -> Numbers:
+    """How a precision writes the operands.
+
+    Raises:
+        EngineError: INT8 has no calibration.
+    """
+    rest = rest_of(precision)
+    if precision in ("fp32", "fp16"):
+        return rest
+    if calibration is None:
+        raise EngineError(f"{precision} needs a calibration; make one of some frames with calibrate()")
+    return Int8(rest, calibration, unsigned=precision == "int8-cpu")
+
+
+def rest_of(precision: Precision) -> Numbers:
+    """How a precision writes what is not INT8."""
+    return Half() if precision in ("fp16", "int8-trt") else Single()
+
+
+def encode_pillar_net(net: PillarNet) -> str:
+    """Base64 of the float32 bytes of (11, C): ten rows of weight, then the bias."""
+    return base64.b64encode(np.vstack([net.weight, net.bias]).astype("<f4").tobytes()).decode()
+
+
+def decode_pillar_net(text: str) -> PillarNet:
+    """The net that :func:`encode_pillar_net` wrote."""
+    rows = np.frombuffer(base64.b64decode(text), "<f4").reshape(11, -1).astype(np.float32)
+    return PillarNet(rows[:10], rows[10])
+
+
+def _check(model: PointPillars, config: DetectorConfig, form: str, precision: str) -> None:
+    if model.config != config.model:
+        raise EngineError(f"the network to export was built for {model.config}, the configuration says {config.model}")
+    for what, value, known in (("form", form, get_args(Form)), ("precision", precision, get_args(Precision))):
+        if value not in known:
+            raise EngineError(f"{what} '{value}': choose one of {', '.join(known)}")
