@@ -141,16 +141,19 @@ def calibrate(
         name.removesuffix(".conv"): each for name, each in model.named_modules() if isinstance(each, CONVOLUTIONS)
     }
     hooks = [module.register_forward_pre_hook(watch.hook(layer)) for layer, module in layers.items()]
+    occupied = False
     try:
         with torch.inference_mode():
             for done, cloud in enumerate(clouds, 1):
-                model.dense(torch.from_numpy(encoder.encode(cloud)))
+                canvas = encoder.encode(cloud)
+                occupied = occupied or bool(canvas.any())
+                model.dense(torch.from_numpy(canvas))
                 if advance is not None:
                     advance(done, len(clouds))
     finally:
         for hook in hooks:
             hook.remove()
-    if not any(float(top[0]) for top in watch.top.values()):
+    if not occupied:
         raise DataError(f"{len(clouds)} calibration clouds without a point in the grid; give frames to detect in")
     return Calibration({layer: float(top[-1]) for layer, top in watch.top.items()}, len(clouds), percentile)
 
