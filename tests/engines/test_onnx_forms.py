@@ -77,7 +77,7 @@ def files(tiny_model: PointPillars, config: DetectorConfig, tmp_path_factory: py
     folder = tmp_path_factory.mktemp("onnx")
     for form in ("plugin", "plain", "dense"):
         for precision in ("fp32", "fp16"):
-            export_onnx(tiny_model, config, folder / f"{form}-{precision}.onnx", form, precision)  # type: ignore[arg-type]
+            export_onnx(tiny_model, config, folder / f"{form}-{precision}.onnx", form, precision)
     return folder
 
 

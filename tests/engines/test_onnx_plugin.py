@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 KITTI = GridConfig()
 
 
-class PillarVoxelize(OpRun):
+class PillarVoxelize(OpRun):  # type: ignore[misc]
     """points (N, 4) -> features (N, 10), cell (N,); the attributes have to be those of ``grid``."""
 
     op_domain = "pd_edge"
@@ -38,7 +38,7 @@ class PillarVoxelize(OpRun):
         return features, cell
 
 
-class PillarScatter(OpRun):
+class PillarScatter(OpRun):  # type: ignore[misc]
     """values (N, C), cell (N,) -> canvas (1, C, ny, nx): the maximum over a cell's points."""
 
     op_domain = "pd_edge"
