@@ -13,6 +13,7 @@ Metadata of every file: ``model``, ``form``, ``precision``, ``detector_config`` 
 import base64
 import copy
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,7 +36,7 @@ from pd_edge.engines.onnx_export import check_finite
 from pd_edge.engines.onnx_graph import OPSET, DenseGraph, add_dense, canvas_input, model_proto
 from pd_edge.engines.onnx_numbers import Half, Numbers, Single
 from pd_edge.engines.onnx_points import DOMAIN, add_plain_points, add_plugin_points, points_input
-from pd_edge.engines.quantize import Calibration, Int8
+from pd_edge.engines.quantize import FLOAT_LAYERS, Calibration, Int8
 from pd_edge.training.model import PointPillars
 
 Form = Literal["plugin", "plain", "dense"]
@@ -52,6 +53,7 @@ def export_onnx(
     precision: Precision,
     *,
     calibration: Calibration | None = None,
+    float_layers: Collection[str] = FLOAT_LAYERS,
     name: str | None = None,
     weights_sha256: str | None = None,
 ) -> Path:
@@ -66,6 +68,7 @@ def export_onnx(
             in float32; ``int8-trt``: symmetric INT8 with the rest of the dense part in float16, for TensorRT;
             ``int8-cpu``: UINT8 maps with the rest in float32, for OpenVINO and ONNX Runtime.
         calibration: Ranges of the layers' inputs; needed for int8.
+        float_layers: Layers that int8 leaves in float.
         name: Name of the model; the file's when left out.
         weights_sha256: Hash of the weights' file; of the state as float32 safetensors when left out.
 
@@ -73,14 +76,14 @@ def export_onnx(
         The path.
 
     Raises:
-        EngineError: Form, precision or configuration do not fit, int8 has no calibration, or a weight is not finite or
-            beyond float16.
+        EngineError: Form, precision or configuration do not fit, int8 has no calibration, a layer to leave in float
+            does not exist, or a weight is not finite or beyond float16.
         DataError: The file cannot be written.
     """
     _check(model, config, form, precision)
     deployed = copy.deepcopy(model).to("cpu", torch.float32).eval()
     check_finite(deployed)
-    numbers = numbers_of(precision, calibration)
+    numbers = numbers_of(precision, calibration, float_layers)
     net = deployed.fold_pillar_net()
     metadata = {
         "model": name or path.stem,
@@ -119,18 +122,22 @@ def form_onnx(
     )
 
 
-def numbers_of(precision: Precision, calibration: Calibration | None) -> Numbers:
+def numbers_of(precision: Precision, calibration: Calibration | None, float_layers: Collection[str]) -> Numbers:
     """How a precision writes the operands.
 
     Raises:
-        EngineError: INT8 has no calibration.
+        EngineError: INT8 has no calibration, or a layer to leave in float does not exist.
     """
     rest = rest_of(precision)
     if precision in ("fp32", "fp16"):
         return rest
     if calibration is None:
         raise EngineError(f"{precision} needs a calibration; make one of some frames with calibrate()")
-    return Int8(rest, calibration, unsigned=precision == "int8-cpu")
+    unknown = sorted(set(float_layers) - set(calibration.ranges) - set(FLOAT_LAYERS))
+    if unknown:
+        raise EngineError(f"no layer '{unknown[0]}' to leave in float; there are {', '.join(calibration.ranges)}")
+    layers = calibration.ranges.keys() - set(float_layers)
+    return Int8(rest, calibration, unsigned=precision == "int8-cpu", layers=layers)
 
 
 def rest_of(precision: Precision) -> Numbers:

@@ -23,20 +23,20 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("openvino", "openvino") from error
 
-from pd_edge.engines.onnx_file import form_onnx, rest_of
+from pd_edge.engines.onnx_file import Precision, form_onnx, numbers_of, rest_of
 from pd_edge.engines.onnx_numbers import Numbers, Single
-from pd_edge.engines.quantize import Calibration, Int8
+from pd_edge.engines.quantize import FLOAT_LAYERS, Calibration, Int8
 from pd_edge.training.model import PointPillars
 from pd_edge.training.validate import InMemory
 
-ALL_LAYERS = "all but the last"
+AS_EXPORTED = "as exported"
 
 
 class LayerLoss(NamedTuple):
     """What quantising a layer costs.
 
     Attributes:
-        layer: Its name, or :data:`ALL_LAYERS` for what an export quantises.
+        layer: Its name, or :data:`AS_EXPORTED` for what an export quantises by itself.
         loss_3d: Mean AP in 3D, R40, moderate, lost against fp32 [percentage points].
         loss_bev: The same in bird's-eye view.
     """
@@ -52,7 +52,7 @@ class Report(NamedTuple):
     Attributes:
         baseline_3d: Mean AP of the float32 network in 3D, R40, moderate [%].
         baseline_bev: The same in bird's-eye view.
-        layers: The dearest first; at the top what an export quantises as a whole.
+        layers: The dearest first; at the top all that an export quantises by itself.
         frames: Frames evaluated.
     """
 
@@ -132,8 +132,9 @@ def measure_sensitivity(
     Raises:
         DataError: A frame cannot be read or has no labels: every frame has to count.
     """
-    rest = rest_of("int8-cpu" if unsigned else "int8-trt")
-    numbers: dict[str, Numbers] = {"": Single(), ALL_LAYERS: Int8(rest, calibration, unsigned=unsigned)}
+    precision: Precision = "int8-cpu" if unsigned else "int8-trt"
+    rest = rest_of(precision)
+    numbers: dict[str, Numbers] = {"": Single(), AS_EXPORTED: numbers_of(precision, calibration, FLOAT_LAYERS)}
     numbers |= {each: Int8(rest, calibration, unsigned=unsigned, layers=[each]) for each in calibration.ranges}
     means: dict[str, tuple[float, float]] = {}
     for layer, each in numbers.items():
@@ -143,7 +144,7 @@ def measure_sensitivity(
             advance(len(means), len(numbers))
     base_3d, base_bev = means.pop("")
     losses = [LayerLoss(layer, base_3d - ap_3d, base_bev - ap_bev) for layer, (ap_3d, ap_bev) in means.items()]
-    losses.sort(key=lambda loss: (loss.layer != ALL_LAYERS, -loss.loss_3d, -loss.loss_bev))
+    losses.sort(key=lambda loss: (loss.layer != AS_EXPORTED, -loss.loss_3d, -loss.loss_bev))
     return Report(base_3d, base_bev, losses, len(dataset))
 
 

@@ -42,6 +42,14 @@ def export(
     data: CalibrationData = None,
     frames: CalibrationFrames = 32,
     percentile: Percentile = 100.0,
+    float_layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--float",
+            help="Layer that int8 leaves in float, as `sensitivity` names it; may be repeated. "
+            "[backbone.stages.0.1 and head]",
+        ),
+    ] = None,
 ) -> None:
     """Write a model as one ONNX file for a runtime.
 
@@ -54,8 +62,10 @@ def export(
     Examples:
       pd-edge export pointpillars-4x pointpillars-4x.onnx --form plugin --precision fp16
       pd-edge export runs/4x dense.onnx --form dense --precision int8 --data data/kitti/object
+      pd-edge export pointpillars-4x all.onnx --precision int8 --float head
     """
     from pd_edge.engines.onnx_file import export_onnx
+    from pd_edge.engines.quantize import FLOAT_LAYERS
     from pd_edge.engines.source import open_source
     from pd_edge.errors import ConfigError
     from pd_edge.terminal import busy, counting, say
@@ -81,6 +91,7 @@ def export(
                 form.value,
                 each,
                 calibration=calibration,
+                float_layers=float_layer or FLOAT_LAYERS,
                 name=source.name,
                 weights_sha256=source.weights_sha256,
             )

@@ -32,8 +32,8 @@ def sensitivity(
 ) -> None:
     """Rank layers by the AP that is lost when only they are INT8.
 
-    Each layer is quantised alone and the whole set is evaluated in OpenVINO: some minutes for 100 frames. The first
-    line is what `pd-edge export --precision int8` quantises. Needs the extra train.
+    Each layer is quantised alone and all frames are evaluated in OpenVINO, which takes some minutes. The first line is
+    all that `pd-edge export --precision int8` quantises by itself. Needs the extra train.
 
     JSON: {baseline_3d, baseline_bev, frames, layers: [{layer, loss_3d, loss_bev}]}, AP in percent.
 

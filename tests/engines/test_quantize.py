@@ -122,10 +122,10 @@ def test_quantised_layers_and_those_in_float(precision: str, graphs: dict[str, A
     for node in convolutions:
         source, weight, bias = node.input
         assert constants[bias].data_type == rest  # no parser is asked to read a quantised bias
-        if node.name == "head":
+        layer = node.name.removesuffix(".conv")
+        if layer in ("backbone.stages.0.1", "head"):
             assert constants[weight].data_type == rest
             continue
-        layer = node.name.removesuffix(".conv")
         scale, zero = (numpy_helper.to_array(constants[name]) for name in nodes[source].input[1:])
         assert nodes[source].op_type == nodes[weight].op_type == "DequantizeLinear"
         assert (zero.dtype, zero) == (maps, 0)
@@ -133,7 +133,7 @@ def test_quantised_layers_and_those_in_float(precision: str, graphs: dict[str, A
         assert scale * np.iinfo(maps).max >= ranges.ranges[layer] * (1 - 1e-6)
         assert constants[nodes[weight].input[1]].data_type == rest
     quantised = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    assert len(quantised) == len(set(quantised)) == 7  # maps that two layers read are quantised once
+    assert len(quantised) == len(set(quantised)) == 6  # maps that two layers read are quantised once
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -183,6 +183,15 @@ def test_heads_stay_close(
         assert 1e-4 < error < 0.05
 
 
+def test_a_layer_that_does_not_exist_cannot_stay_in_float(
+    tiny_model: PointPillars, config: DetectorConfig, ranges: Calibration, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match=r"no layer 'heads' to leave in float; there are backbone\.stages\.0\.0"):
+        export_onnx(
+            tiny_model, config, tmp_path / "x.onnx", "dense", "int8-cpu", calibration=ranges, float_layers=["heads"]
+        )
+
+
 # Frames and commands
 
 
@@ -224,13 +233,24 @@ def test_export_writes_one_file_for_each_parser(
 ) -> None:
     arguments = ["--form", "plain", "--precision", "int8", "--data", str(labelled), "--frames", "2"]
     with pytest.raises(SystemExit) as ended:
-        main(["export", str(tiny_bundle.folder), str(tmp_path / "tiny.onnx"), *arguments])
+        main(
+            [
+                "export",
+                str(tiny_bundle.folder),
+                str(tmp_path / "tiny.onnx"),
+                *arguments,
+                "--float",
+                "neck.upsamplings.0",
+            ]
+        )
     assert ended.value.code == 0, capsys.readouterr().err
-    found = {}
-    for path in tmp_path.glob("*.onnx"):
-        properties = {each.key: each.value for each in onnx.load(path).metadata_props}
-        found[path.name] = properties["precision"]
-    assert found == {f"tiny-{each}.onnx": each for each in PRECISIONS}
+    assert {path.name for path in tmp_path.glob("*.onnx")} == {f"tiny-{each}.onnx" for each in PRECISIONS}
+    for each in PRECISIONS:
+        model = onnx.load(tmp_path / f"tiny-{each}.onnx")
+        assert {prop.key: prop.value for prop in model.metadata_props}["precision"] == each
+        small = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+        kept = {node.name for node in model.graph.node if "Conv" in node.op_type and node.input[1] not in small}
+        assert kept == {"neck.upsamplings.0.conv"}
 
 
 def test_sensitivity_ranks_every_layer(
@@ -245,7 +265,7 @@ def test_sensitivity_ranks_every_layer(
     report = json.loads(file.read_text())
     layers = [each["layer"] for each in report["layers"]]
     assert report["frames"] == 2
-    assert layers[0] == "all but the last"
+    assert layers[0] == "as exported"
     assert len(layers) == 11
     assert "head" in layers
     losses = [each["loss_3d"] for each in report["layers"][1:]]
