@@ -11,6 +11,9 @@ A point outside the grid has cell -1 and features of zero. Between the two stand
 for bit; the mean of a pillar is not: there are no 64-bit integer sums that every runtime has, so the offsets from the
 pillar's centre (8 cm at most in x and y) are summed in float32. That leaves the sums small, and the offset to the mean
 within 1e-5 m of the reference's in pillars of some hundred points, in whatever order a runtime adds them.
+
+A runtime has to compute both forms in float32: in bfloat16 or float16 the cells themselves are wrong. OpenVINO uses
+bfloat16 by itself on a CPU that has it, so open these files with INFERENCE_PRECISION_HINT f32; what is INT8 stays so.
 """
 
 from typing import Any
