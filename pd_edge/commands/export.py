@@ -47,7 +47,7 @@ def export(
         typer.Option(
             "--float",
             help="Layer that int8 leaves in float, as `sensitivity` names it; may be repeated. "
-            "[backbone.stages.0.1 and head]",
+            "[backbone.stages.0.1, backbone.stages.0.2 and head]",
         ),
     ] = None,
 ) -> None:
