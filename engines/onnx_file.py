@@ -15,12 +15,13 @@ import copy
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from pd_edge.bundle import CANVAS
 from pd_edge.config import DetectorConfig
+from pd_edge.engine_manifest import Form, Precision
 from pd_edge.errors import EngineError, MissingExtraError
 from pd_edge.files import write_bytes
 from pd_edge.pillars import PillarNet
@@ -39,8 +40,6 @@ from pd_edge.engines.onnx_points import DOMAIN, add_plain_points, add_plugin_poi
 from pd_edge.engines.quantize import FLOAT_LAYERS, Calibration, Int8
 from pd_edge.training.model import PointPillars
 
-Form = Literal["plugin", "plain", "dense"]
-Precision = Literal["fp32", "fp16", "int8-trt", "int8-cpu"]
 OPSET_HALF_SCALES = 19
 """The first in which Q/DQ take a float16 scale."""
 
@@ -148,12 +147,6 @@ def rest_of(precision: Precision) -> Numbers:
 def encode_pillar_net(net: PillarNet) -> str:
     """Base64 of the float32 bytes of (11, C): ten rows of weight, then the bias."""
     return base64.b64encode(np.vstack([net.weight, net.bias]).astype("<f4").tobytes()).decode()
-
-
-def decode_pillar_net(text: str) -> PillarNet:
-    """The net that :func:`encode_pillar_net` wrote."""
-    rows = np.frombuffer(base64.b64decode(text), "<f4").reshape(11, -1).astype(np.float32)
-    return PillarNet(rows[:10], rows[10])
 
 
 def _check(model: PointPillars, config: DetectorConfig, form: str, precision: str) -> None:

@@ -23,7 +23,8 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("openvino", "openvino") from error
 
-from pd_edge.engines.onnx_file import Precision, form_onnx, numbers_of, rest_of
+from pd_edge.engine_manifest import Precision
+from pd_edge.engines.onnx_file import form_onnx, numbers_of, rest_of
 from pd_edge.engines.onnx_numbers import Numbers, Single
 from pd_edge.engines.quantize import FLOAT_LAYERS, Calibration, Int8
 from pd_edge.training.model import PointPillars

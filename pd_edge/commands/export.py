@@ -9,7 +9,7 @@ import typer
 from pd_edge.commands.options import CalibrationData, CalibrationFrames, Percentile
 
 if TYPE_CHECKING:
-    from pd_edge.engines.onnx_file import Precision as FilePrecision
+    from pd_edge.engine_manifest import Precision as FilePrecision
 
 
 class Form(str, Enum):

@@ -34,17 +34,18 @@ def test_shipped_models_build_for_gpus_that_are_not_here(model: str, target: str
 @pytest.mark.parametrize("precision", ["fp16", "int8-trt"])
 @pytest.mark.parametrize("model", MODELS)
 def test_precision_is_what_the_file_says(model: str, precision: Any, tmp_path: Path) -> None:
-    onnx_file = pytest.importorskip("pd_edge.engines.onnx_file", reason="needs the exporter")
-    source = pytest.importorskip("pd_edge.engines.source").open_source(model)
-    quantize = pytest.importorskip("pd_edge.engines.quantize")
     from pd_edge.bench import synthetic_cloud
+    from pd_edge.engines.onnx_file import export_onnx
+    from pd_edge.engines.quantize import calibrate
+    from pd_edge.engines.source import open_source
 
+    source = open_source(model)
     calibration = None
     if precision == "int8-trt":
         cloud = synthetic_cloud(20_000, source.config.model.grid)
-        calibration = quantize.calibrate(source.model, source.config, [cloud])
+        calibration = calibrate(source.model, source.config, [cloud])
     path = tmp_path / "model.onnx"
-    onnx_file.export_onnx(source.model, source.config, path, "dense", precision, calibration=calibration)
+    export_onnx(source.model, source.config, path, "dense", precision, calibration=calibration)
     full, _ = build_engine(model, tmp_path / "fp32", BuildOptions("tensorrt-rtx", "sm89"))
     for target in ("sm86", "sm89", "sm120"):
         engine, _ = build_engine(path, tmp_path / target, BuildOptions("tensorrt-rtx", target))

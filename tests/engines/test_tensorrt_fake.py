@@ -19,6 +19,7 @@ import pytest
 from pd_edge.detector import load
 from pd_edge.engine_folder import EngineFolder
 from pd_edge.engine_manifest import BuildFlags, PointRange, write_manifest
+from pd_edge.engines import kernels
 from pd_edge.engines.build import BuildOptions, build_engine
 from pd_edge.errors import EngineError, MissingExtraError
 from pd_edge.runtimes import open_engine
@@ -320,7 +321,6 @@ def test_a_larger_cloud_gets_a_larger_bucket_and_is_never_cut(
 def test_dense_engines_have_the_kernels_before_them(
     fake: Fake, write_dense: WriteDense, tiny_cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernels = pytest.importorskip("pd_edge.engines.kernels", reason="needs the kernels")
     build_engine(write_dense(tmp_path / "tiny.onnx"), tmp_path / "engine", BuildOptions("tensorrt"))
     monkeypatch.setattr(runner, "compile_kernels", bytes)
     engine = EngineFolder.load(tmp_path / "engine")
@@ -461,7 +461,6 @@ def test_a_real_engine_finds_what_openvino_finds(tmp_path: Path) -> None:
     """The form dense with the kernels around it; for any machine with a GPU, TensorRT, PyCUDA and nvcc."""
     pytest.importorskip("tensorrt", reason="needs TensorRT")
     driver = pytest.importorskip("pycuda.driver", reason="needs PyCUDA", exc_type=ImportError)
-    pytest.importorskip("pd_edge.engines.kernels", reason="needs the kernels")
     if shutil.which("nvcc") is None:
         pytest.skip("needs nvcc to compile the kernels")
     try:
