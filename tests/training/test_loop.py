@@ -232,6 +232,8 @@ def test_a_stopped_run_keeps_the_steps_it_did(folder: Path, tmp_path: Path, numb
     dump_config(config, tmp_path / "config.yaml")
     command = [sys.executable, "-m", "pd_edge", "train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]
     # A group of its own, as a terminal gives: Ctrl-C reaches the data loading processes too.
+    # What runs the tests in the background may have them ignore Ctrl-C, which the run would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "train.log"
     deadline = time.monotonic() + 600
