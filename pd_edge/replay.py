@@ -10,13 +10,12 @@ from pd_edge.boxes import Detections
 from pd_edge.detector import Detector, Timing
 from pd_edge.errors import DataError, EngineError
 from pd_edge.pointcloud2 import points_of
-from pd_edge.ros_messages import Objects, bag_types, detection_array, marker_array, time_of
+from pd_edge.ros_messages import NANOSECONDS, Objects, bag_types, detection_array, header, marker_array, time_of
 
 CLOUD_KIND = "sensor_msgs/msg/PointCloud2"
 DETECTIONS, MARKERS = "/detections", "/detections/markers"
 MARKER_SECONDS = 0.5
 """How long viewers show the boxes of a scan where no other follows."""
-NANOSECONDS = 10**9
 
 
 class Replayed(NamedTuple):
@@ -138,10 +137,7 @@ class _Run:
         kinds, classes = self._out.types.types.__getitem__, self._detector.classes
         names = [classes[label] for label in detections.labels]
         objects = Objects(detections.boxes, names, detections.scores)
-        head = kinds("std_msgs/msg/Header")(
-            stamp=kinds("builtin_interfaces/msg/Time")(message.header.stamp.sec, message.header.stamp.nanosec),
-            frame_id=message.header.frame_id,
-        )
+        head = header(kinds, time_of(message), message.header.frame_id)
         self._out.write(DETECTIONS, detection_array(kinds, head, objects), time_ns)
         self._out.write(MARKERS, marker_array(kinds, head, objects, classes, MARKER_SECONDS), time_ns)
         self._boxes += len(names)

@@ -135,7 +135,6 @@ def test_without_intensity_and_with_missing_returns(bag: Path, detector: Detecto
 
 def test_of_a_cut_bag_what_could_be_read_is_written(bag: Path, detector: Detector, tmp_path: Path) -> None:
     cut = tmp_path / "cut.mcap"
-    cut.write_bytes(bag.read_bytes() * 1)
     size = bag.stat().st_size
     with BagWriter(tmp_path / "long.mcap", bag_types()) as long, BagReader(bag) as source:
         for _ in range(40):
