@@ -126,8 +126,7 @@ class Bundle:
     @property
     def canvas_shape(self) -> tuple[int, int, int, int]:
         """Shape of the canvas that the dense part takes: (1, C, ny, nx)."""
-        model = self.config.model
-        return 1, model.pillar_channels, model.grid.ny, model.grid.nx
+        return self.config.model.canvas_shape
 
     def file(self, name: str) -> Path:
         """Path of a weight file that is there and was verified.

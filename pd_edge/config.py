@@ -110,6 +110,11 @@ class ModelConfig(Config):
         math.pi / 4, description="Yaw at which the two direction bins meet [rad]; bin 0 is the half circle after it."
     )
 
+    @property
+    def canvas_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the canvas of one frame: (1, C, ny, nx)."""
+        return 1, self.pillar_channels, self.grid.ny, self.grid.nx
+
     @model_validator(mode="after")
     def _divisible(self) -> "ModelConfig":
         for axis, cells in (("x", self.grid.nx), ("y", self.grid.ny)):

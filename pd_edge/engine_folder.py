@@ -66,8 +66,7 @@ class EngineFolder:
     @property
     def canvas_shape(self) -> tuple[int, int, int, int]:
         """Shape of the canvas that a dense engine takes: (1, C, ny, nx)."""
-        model = self.config.model
-        return 1, model.pillar_channels, model.grid.ny, model.grid.nx
+        return self.config.model.canvas_shape
 
     def file(self, name: str) -> Path:
         """Path of one of the engine's files, verified.
