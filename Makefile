@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 	$(BIN)/pd-edge demo --out $(OUT) $(if $(KITTI),--kitti $(KITTI))
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from hypothesis import settings
 
 from pd_edge.config import Config, DetectorConfig, GridConfig, ModelConfig
 from pd_edge.kitti import Calibration, Label
+from pd_edge.runtimes.signal_stack import kept_signal_stack
 
 if TYPE_CHECKING:
     from pd_edge.bundle import Bundle
@@ -21,6 +23,13 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Undoes what tests and fixtures that call OpenVINO themselves do to signals, which crashes a later test."""
+    with kept_signal_stack():
+        return (yield)
 
 
 @pytest.fixture(scope="session")
