@@ -40,8 +40,7 @@ def load_detector(
         EngineError, ConfigError, MissingExtraError: As :func:`pd_edge.detector.load`.
     """
     with busy(f"loading {model}"):
-        decode = None if score is None else _decode_from(model, score)
-        return load(model, runtime, precision, threads, decode=decode)
+        return load(model, runtime, precision, threads, decode=decode_from(model, score))
 
 
 def model_config(model: str) -> DetectorConfig:
@@ -54,9 +53,13 @@ def model_config(model: str) -> DetectorConfig:
     return load_config((Path(model) if engine else find_model(model)) / CONFIG, DetectorConfig)
 
 
-def _decode_from(model: str, score: float) -> DecodeConfig:
-    """The model's own thresholds but for the score."""
-    return model_config(model).decode.model_copy(update={"score_threshold": score})
+def decode_from(model: str, score: float | None) -> DecodeConfig | None:
+    """The model's own thresholds but for the score; None where no score is given.
+
+    Raises:
+        EngineError, ConfigError: As :func:`model_config`.
+    """
+    return None if score is None else model_config(model).decode.model_copy(update={"score_threshold": score})
 
 
 def detect_and_write(
