@@ -22,6 +22,9 @@ BOX_COLUMNS = 7
 _SIGNS = np.array([[0.5, 0.5], [-0.5, 0.5], [-0.5, -0.5], [0.5, -0.5]])
 _LARGEST = float(np.finfo(np.float32).max)
 
+SHOWN_SCORE = 0.3
+"""Detections scoring less are not shown (files and topics keep them), or they would hide the others."""
+
 
 class Detections(NamedTuple):
     """What a detector found in one frame, best first.
@@ -35,6 +38,11 @@ class Detections(NamedTuple):
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
+
+    def at_least(self, score: float) -> "Detections":
+        """Those that score as much or more."""
+        keep = self.scores >= score
+        return Detections(self.boxes[keep], self.labels[keep], self.scores[keep])
 
 
 def check_boxes(boxes: Floats, name: str = "boxes") -> npt.NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 
 import pd_edge
 from pd_edge.batch import BatchResult, FrameResult, points_to_use
+from pd_edge.boxes import SHOWN_SCORE
 from pd_edge.config import DetectorConfig, dump_config
 from pd_edge.errors import DataError
 from pd_edge.evaluate import Evaluation
@@ -19,9 +20,6 @@ from pd_edge.kitti import DONT_CARE, Dataset, Frame, boxes_to_lidar, write_label
 from pd_edge.pictures import Extent, Overlay, draw_bird_eye, extent_of
 from pd_edge.report import IN_VIEW_NOTE, ap_table, batch_json, latency_table, write_json
 from pd_edge.tables import Table, markdown_table
-
-PICTURE_SCORE = 0.3
-"""Detections scoring less are left out of pictures (they stay in the files), or they would hide the others."""
 
 DETECTOR = "detector.yaml"
 
@@ -186,8 +184,7 @@ def choose_frames(frames: Sequence[FrameResult], count: int) -> list[FrameResult
 
 
 def _drawn_scores(frame: FrameResult) -> float:
-    scores = frame.detections.scores
-    return float(scores[scores >= PICTURE_SCORE].sum())
+    return float(frame.detections.at_least(SHOWN_SCORE).scores.sum())
 
 
 def draw_frame(
@@ -205,7 +202,7 @@ def draw_frame(
     truth = truth_overlay(frame, result.classes)
     overlays = [detections] if truth is None else [detections, truth]
     extent: Extent = extent_of(config.model.grid, overlays)
-    counts = f"{len(points):,} points   {len(detections.boxes)} detections scoring {PICTURE_SCORE:g} or more"
+    counts = f"{len(points):,} points   {len(detections.boxes)} detections scoring {SHOWN_SCORE:g} or more"
     if truth is not None:
         counts += f"   {len(truth.boxes)} labelled objects"
     return draw_bird_eye(
@@ -215,9 +212,8 @@ def draw_frame(
 
 def found_overlay(found: FrameResult, classes: Sequence[str]) -> Overlay:
     """The detections worth drawing, with class and score."""
-    boxes, labels, scores = found.detections
-    keep = np.flatnonzero(scores >= PICTURE_SCORE)
-    return Overlay(boxes[keep], [f"{classes[labels[k]]} {scores[k]:.2f}" for k in keep])
+    boxes, labels, scores = found.detections.at_least(SHOWN_SCORE)
+    return Overlay(boxes, [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)])
 
 
 def truth_overlay(frame: Frame, classes: Sequence[str]) -> Overlay | None:

@@ -1,12 +1,12 @@
 """A detector over a bag: detections and markers out, ground truth, transforms and camera handed through."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pd_edge.bags import BagReader, BagWriter, Compression, Record
-from pd_edge.boxes import Detections
+from pd_edge.boxes import SHOWN_SCORE, Detections
 from pd_edge.detector import Detector, Timing
 from pd_edge.errors import DataError, EngineError
 from pd_edge.pointcloud2 import points_of
@@ -50,6 +50,7 @@ def replay(
     topic: str | None = None,
     rate: float | None = None,
     clouds: bool = False,
+    shown: float = SHOWN_SCORE,
     compression: Compression = "none",
     advance: Callable[[int, int], None] | None = None,
 ) -> Replayed:
@@ -67,6 +68,7 @@ def replay(
         rate: Scans come at this multiple of the time in the bag, as far as the machine keeps up; as fast as it goes
             when left out.
         clouds: Copy the clouds too.
+        shown: Score from which a detection has markers.
         compression: Of the bag written.
         advance: Called with the clouds done and the clouds there are, after each; where the bag's index is missing,
             with those done twice.
@@ -77,7 +79,7 @@ def replay(
     start = time.perf_counter()
     detector.warm_up()
     with BagReader(bag) as source, BagWriter(out, bag_types(), compression) as written:
-        run = _Run(source, detector, written, _cloud_topic(source, topic), clouds=clouds)
+        run = _Run(source, detector, written, _cloud_topic(source, topic), clouds=clouds, shown=shown)
         try:
             for record in _paced(source.records(), rate):
                 run.take(record)
@@ -98,13 +100,20 @@ class _Run:
     """What is going on in a replay."""
 
     def __init__(
-        self, source: BagReader, detector: Detector, out: BagWriter, topic: str | None, *, clouds: bool
+        self,
+        source: BagReader,
+        detector: Detector,
+        out: BagWriter,
+        topic: str | None,
+        *,
+        clouds: bool,
+        shown: float,
     ) -> None:
         self.topic = topic
         self.cut: str | None = None
         self.timings: list[Timing] = []
         self.failures: list[tuple[int, str]] = []
-        self._source, self._detector, self._out, self._clouds = source, detector, out, clouds
+        self._source, self._detector, self._out, self._clouds, self._shown = source, detector, out, clouds, shown
         self._boxes = self._removed = 0
         self._without_intensity = False
 
@@ -135,12 +144,11 @@ class _Run:
 
     def _emit(self, message: Any, detections: Detections, time_ns: int) -> None:
         kinds, classes = self._out.types.types.__getitem__, self._detector.classes
-        names = [classes[label] for label in detections.labels]
-        objects = Objects(detections.boxes, names, detections.scores)
         head = header(kinds, time_of(message), message.header.frame_id)
-        self._out.write(DETECTIONS, detection_array(kinds, head, objects), time_ns)
-        self._out.write(MARKERS, marker_array(kinds, head, objects, classes, MARKER_SECONDS), time_ns)
-        self._boxes += len(names)
+        found, shown = (_objects(each, classes) for each in (detections, detections.at_least(self._shown)))
+        self._out.write(DETECTIONS, detection_array(kinds, head, found), time_ns)
+        self._out.write(MARKERS, marker_array(kinds, head, shown, classes, MARKER_SECONDS), time_ns)
+        self._boxes += len(found.names)
 
     def result(self, seconds: float) -> Replayed:
         """All of it."""
@@ -154,6 +162,10 @@ class _Run:
             self.cut,
             seconds,
         )
+
+
+def _objects(detections: Detections, classes: Sequence[str]) -> Objects:
+    return Objects(detections.boxes, [classes[label] for label in detections.labels], detections.scores)
 
 
 def _cloud_topic(source: BagReader, topic: str | None) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pd_edge.bags import METADATA, SUFFIXES, Compression
+from pd_edge.boxes import SHOWN_SCORE
 from pd_edge.config import DecodeConfig
 from pd_edge.detector import Detector, load
 from pd_edge.errors import DataError, MissingExtraError, PdEdgeError
@@ -50,6 +51,7 @@ class Task(NamedTuple):
     topic: str | None = None
     rate: float | None = None
     clouds: bool = False
+    shown: float = SHOWN_SCORE
     compression: Compression = "none"
 
     def run(self, detector: Detector, advance: Advance | None = None) -> Replayed:
@@ -65,6 +67,7 @@ class Task(NamedTuple):
             topic=self.topic,
             rate=self.rate,
             clouds=self.clouds,
+            shown=self.shown,
             compression=self.compression,
             advance=advance,
         )

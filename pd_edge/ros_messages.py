@@ -5,7 +5,7 @@ five types of vision_msgs that are used here are written out below, since they c
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,12 +92,11 @@ def detection_array(kinds: Kinds, head: Any, objects: Objects) -> Any:
         for name in ("ObjectHypothesis", "ObjectHypothesisWithPose", "BoundingBox3D", "Detection3D")
     )
     posed = kinds("geometry_msgs/msg/PoseWithCovariance")
-    found = []
-    for place, (box, name, score) in enumerate(zip(objects.boxes, objects.names, objects.scores, strict=True)):
+    found, unknown = [], np.zeros(36)
+    for place, (box, name, score) in enumerate(_each(objects)):
         centre = _pose(kinds, box)
         guess = with_pose(
-            hypothesis=hypothesis(class_id=name, score=float(score)),
-            pose=posed(pose=centre, covariance=np.zeros(36)),
+            hypothesis=hypothesis(class_id=name, score=score), pose=posed(pose=centre, covariance=unknown)
         )
         extent = box_kind(center=centre, size=_vector(kinds, box[3:6]))
         found.append(detection(header=head, results=[guess], bbox=extent, id=str(place)))
@@ -128,12 +127,11 @@ def marker_array(kinds: Kinds, head: Any, objects: Objects, classes: Sequence[st
     """
     marker = _marker(kinds, head, lifetime)
     found = [marker(action=DELETE_ALL)]
-    for place, (box, name, score) in enumerate(zip(objects.boxes, objects.names, objects.scores, strict=True)):
+    for place, (box, name, score) in enumerate(_each(objects)):
         colour = COLOURS[classes.index(name) % len(COLOURS)]
-        front, above = np.array(box), np.array(box)
-        front[3:6] = box[3] / 2 + 1, ARROW_WIDTH, ARROW_WIDTH
-        above[2] += box[5] / 2 + TEXT_HEIGHT
-        above[3:6] = 0, 0, TEXT_HEIGHT
+        x, y, z, length, _, height, yaw = box
+        front = (x, y, z, length / 2 + 1, ARROW_WIDTH, ARROW_WIDTH, yaw)
+        above = (x, y, z + height / 2 + TEXT_HEIGHT, 0.0, 0.0, TEXT_HEIGHT, yaw)
         text = f"{name} {score:.2f}"
         found += [
             marker(ns="boxes", id=place, type=CUBE, box=box, colour=(*colour, 0.4)),
@@ -143,10 +141,17 @@ def marker_array(kinds: Kinds, head: Any, objects: Objects, classes: Sequence[st
     return kinds(MARKERS)(markers=found)
 
 
+def _each(objects: Objects) -> Iterator[tuple[list[float], str, float]]:
+    """Box, class and score of each object, as Python's own numbers: messages take no others, and one by one is slow."""
+    boxes = np.asarray(objects.boxes, np.float64).reshape(-1, 7)
+    return zip(boxes.tolist(), objects.names, np.asarray(objects.scores, np.float64).tolist(), strict=True)
+
+
 def transform(kinds: Kinds, head: Any, child: str, matrix: npt.NDArray[np.float64]) -> Any:
     """A TransformStamped: the pose (4, 4) of the frame ``child`` in the header's frame [m]."""
     moved = kinds("geometry_msgs/msg/Transform")(
-        translation=_vector(kinds, matrix[:3, 3]), rotation=_quaternion(kinds, quaternion_of(matrix[:3, :3]))
+        translation=_vector(kinds, matrix[:3, 3].tolist()),
+        rotation=_quaternion(kinds, quaternion_of(matrix[:3, :3]).tolist()),
     )
     return kinds("geometry_msgs/msg/TransformStamped")(header=head, child_frame_id=child, transform=moved)
 
@@ -188,10 +193,9 @@ def _score(result: Any) -> float:
     return float(result.hypothesis.score)
 
 
-def _pose(kinds: Kinds, box: npt.NDArray[np.floating]) -> Any:
-    half = float(box[6]) / 2
-    turned = _quaternion(kinds, (0.0, 0.0, math.sin(half), math.cos(half)))
-    x, y, z = map(float, box[:3])
+def _pose(kinds: Kinds, box: Sequence[float]) -> Any:
+    x, y, z, _, _, _, yaw = box
+    turned = _quaternion(kinds, (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2)))
     return kinds("geometry_msgs/msg/Pose")(position=kinds("geometry_msgs/msg/Point")(x=x, y=y, z=z), orientation=turned)
 
 
@@ -205,13 +209,13 @@ def _box(box: Any) -> tuple[float, ...]:
     return p.x, p.y, p.z, s.x, s.y, s.z, wrap_angle(2 * math.atan2(q.z, q.w))
 
 
-def _vector(kinds: Kinds, values: npt.NDArray[np.floating]) -> Any:
-    x, y, z = map(float, values)
+def _vector(kinds: Kinds, values: Sequence[float]) -> Any:
+    x, y, z = values
     return kinds("geometry_msgs/msg/Vector3")(x=x, y=y, z=z)
 
 
-def _quaternion(kinds: Kinds, values: Sequence[float] | npt.NDArray[np.float64]) -> Any:
-    x, y, z, w = map(float, values)
+def _quaternion(kinds: Kinds, values: Sequence[float]) -> Any:
+    x, y, z, w = values
     return kinds("geometry_msgs/msg/Quaternion")(x=x, y=y, z=z, w=w)
 
 
@@ -220,27 +224,29 @@ def _marker(kinds: Kinds, head: Any, lifetime: float) -> Callable[..., Any]:
     kind, colour_kind = kinds("visualization_msgs/msg/Marker"), kinds("std_msgs/msg/ColorRGBA")
     seconds, rest = divmod(round(lifetime * NANOSECONDS), NANOSECONDS)
     duration = kinds("builtin_interfaces/msg/Duration")(sec=seconds, nanosec=rest)
-    nothing, no_colour = np.zeros(7), (0.0, 0.0, 0.0, 0.0)
+    nothing = np.empty(0, np.uint8)
+    usual = {
+        "header": head,
+        "ns": "",
+        "id": 0,
+        "type": ARROW,
+        "action": ADD,
+        "lifetime": duration,
+        "frame_locked": False,
+        "points": [],
+        "colors": [],
+        "texture_resource": "",
+        "texture": kinds("sensor_msgs/msg/CompressedImage")(header=head, format="", data=nothing),
+        "uv_coordinates": [],
+        "text": "",
+        "mesh_resource": "",
+        "mesh_file": kinds("visualization_msgs/msg/MeshFile")(filename="", data=nothing),
+        "mesh_use_embedded_materials": False,
+    }
 
-    def make(*, box: Floats = nothing, colour: Sequence[float] = no_colour, **fields: Any) -> Any:
+    def make(*, box: Sequence[float] = (0.0,) * 7, colour: Sequence[float] = (0.0,) * 4, **fields: Any) -> Any:
         red, green, blue, alpha = colour
-        usual = {"ns": "", "id": 0, "type": ARROW, "action": ADD, "text": ""}
-        return kind(
-            header=head,
-            pose=_pose(kinds, box),
-            scale=_vector(kinds, box[3:6]),
-            color=colour_kind(r=red, g=green, b=blue, a=alpha),
-            lifetime=duration,
-            frame_locked=False,
-            points=[],
-            colors=[],
-            texture_resource="",
-            texture=kinds("sensor_msgs/msg/CompressedImage")(header=head, format="", data=np.empty(0, np.uint8)),
-            uv_coordinates=[],
-            mesh_resource="",
-            mesh_file=kinds("visualization_msgs/msg/MeshFile")(filename="", data=np.empty(0, np.uint8)),
-            mesh_use_embedded_materials=False,
-            **{**usual, **fields},
-        )
+        shown = {"pose": _pose(kinds, box), "scale": _vector(kinds, box[3:6])}
+        return kind(color=colour_kind(r=red, g=green, b=blue, a=alpha), **shown, **{**usual, **fields})
 
     return make

@@ -13,6 +13,7 @@ pytest.importorskip("mcap", reason="needs the bags extra")
 
 from pd_edge.bag_truth import chain, pairs_of
 from pd_edge.bags import BagReader, BagWriter
+from pd_edge.boxes import SHOWN_SCORE
 from pd_edge.bundle import Bundle
 from pd_edge.cli import main
 from pd_edge.detector import Detector, load
@@ -92,7 +93,7 @@ def test_detections_are_the_detector_s_with_their_cloud_s_header(bag: Path, dete
         np.testing.assert_allclose(objects.scores, expected.scores)
         assert list(objects.names) == [detector.classes[label] for label in expected.labels]
         assert repr(message.header) == repr(cloud.header)
-        assert len(shown.markers) == 1 + 3 * len(expected.boxes)
+        assert len(shown.markers) == 1 + 3 * int((expected.scores >= SHOWN_SCORE).sum())
         count += len(expected.boxes)
     handed_on = [each for each in records if each.topic not in {DETECTIONS, MARKERS}]
     assert [(*each[:3], bytes(each.data)) for each in handed_on] == [(*each[:3], bytes(each.data)) for each in others]

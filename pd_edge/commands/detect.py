@@ -57,8 +57,8 @@ def detect(
       pd-edge detect 2011_09_26/2011_09_26_drive_0005_sync --json - | jq .latency_ms
     """
     from pd_edge.batch import JoinedDataset
+    from pd_edge.boxes import SHOWN_SCORE
     from pd_edge.commands.shared import detect_and_write, load_detector, tell_run
-    from pd_edge.drive_report import PICTURE_SCORE
     from pd_edge.pictures import check_drawable
 
     if pictures and out is None:
@@ -69,7 +69,7 @@ def detect(
     detector = load_detector(model, runtime, precision, threads, score)
     title = f"Detections in {', '.join(path.resolve().name for path in inputs)}"
     run = detect_and_write(detector, dataset, out, title, pictures=pictures, crop=crop)
-    tell_run(run, _detections(run.result, PICTURE_SCORE if score is None else 0.0), json_file)
+    tell_run(run, _detections(run.result, SHOWN_SCORE if score is None else 0.0), json_file)
 
 
 def _detections(result: "BatchResult", least: float) -> "list[Table]":

@@ -46,7 +46,8 @@ def replay(
     """Run the detector over a ROS bag, or a folder of bags, without ROS.
 
     OUT holds /detections (vision_msgs/Detection3DArray) and /detections/markers for Foxglove and RViz, with the header
-    and time of their clouds, and every other message of the bag as it is. A cloud that cannot be used is passed over
+    and time of their clouds, and every other message of the bag as it is; markers are for boxes that score 0.3 or more,
+    or --score. A cloud that cannot be used is passed over
     and counted. Needs the extra bags.
 
     Of a folder, every bag below it is replayed by a process of its own, which is tried again when it is killed; what
@@ -59,12 +60,14 @@ def replay(
       pd-edge replay kitti.bag --out detections.mcap --clouds --rate 1.0
       pd-edge replay bags/ --out detections/ --workers 4
     """
+    from pd_edge.boxes import SHOWN_SCORE
     from pd_edge.commands.shared import decode_from
     from pd_edge.errors import DataError
     from pd_edge.replay_many import DetectorChoice, Task, holds_bags
 
     detector = DetectorChoice(model, runtime, precision, threads, decode_from(model, score))
-    task = Task(bag, out, detector, topic, rate, clouds, "zstd" if compress else "none")
+    shown = SHOWN_SCORE if score is None else 0.0
+    task = Task(bag, out, detector, topic, rate, clouds, shown, "zstd" if compress else "none")
     if holds_bags(bag):
         _replay_many(task, workers, ray)
     elif workers is not None or ray is not None:
