@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pd_edge.boxes import Detections
 from pd_edge.bundle import Bundle, shipped_models
 from pd_edge.clouds import CheckedCloud, check_points
-from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig
+from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig, parse_config
 from pd_edge.decode import Decoder, Heads
 from pd_edge.engine_folder import EngineFolder, is_engine_folder
 from pd_edge.errors import EngineError
@@ -132,6 +132,16 @@ class Detector:
         nothing = self._encode(np.empty((0, 4), np.float32))
         for _ in range(runs):
             self._decoder.decode(self._infer(nothing))
+
+    def set_score_threshold(self, threshold: float) -> None:
+        """Leaves out boxes that score less than this, from the next cloud on; may be called from any thread.
+
+        Raises:
+            ConfigError: It is not in 0..1.
+        """
+        decode = {**self.config.decode.model_dump(), "score_threshold": threshold}
+        config = self.config.model_copy(update={"decode": parse_config(decode, DecodeConfig, "score threshold")})
+        self.config, self._decoder = config, Decoder(config)
 
     def _say_notes(self, cloud: CheckedCloud, detections: Detections, source: str) -> None:
         """Logs, as a warning once each, what was changed in a cloud and that none of it lies in the grid."""

@@ -1,0 +1,122 @@
+"""From a message to the points that the model is given."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pd_edge.clouds import Cloud
+from pd_edge.config import GridConfig
+from pd_edge.errors import DataError
+from pd_edge.pointcloud2 import INTENSITY_NAMES, Field, points_of
+from pd_edge_ros.config import NodeConfig
+from pd_edge_ros.profiles import Mount, SensorProfile
+from pd_edge_ros.refusals import RefusedError
+
+Kept = npt.NDArray[np.bool_]
+
+
+class Prepared(NamedTuple):
+    """A cloud as the model is to have it.
+
+    Attributes:
+        points: (N, 4) float32 in the model's frame [m], intensity as the sensor scales it; N > 0.
+        removed: Points of the message that were no measurements.
+        intensity: The field that the intensity came from; None where zeros stand for it.
+    """
+
+    points: Cloud
+    removed: int
+    intensity: str | None
+
+
+class _WithFields(NamedTuple):
+    """A message with fewer fields; the attributes of :class:`pd_edge.pointcloud2.Message`."""
+
+    height: int
+    width: int
+    fields: Sequence[Field]
+    is_bigendian: bool
+    point_step: int
+    row_step: int
+    data: Any
+
+
+def prepare(message: Any, config: NodeConfig, profile: SensorProfile, mount: Mount) -> Prepared:
+    """Takes the points out of a PointCloud2, crops them and brings them to the model's frame.
+
+    Raises:
+        RefusedError: The message is malformed, or no point is left.
+    """
+    try:
+        cloud = points_of(_choose_intensity(message, profile.intensity_field))
+    except DataError as error:
+        raise RefusedError("malformed", str(error)) from error
+    points = crop(cloud.points, config)
+    if not len(points):
+        raise RefusedError(
+            "empty",
+            f"{cloud.removed} points without a measurement and {len(cloud.points)} with one, of which the crops left 0",
+        )
+    return Prepared(mount.points(points), cloud.removed, cloud.intensity)
+
+
+def crop(points: Cloud, config: NodeConfig) -> Cloud:
+    """The points (N, 4) outside the own vehicle and within the range; the array itself where nothing is cropped."""
+    kept: list[Kept] = []
+    if any(config.ego_box):
+        low, high = np.array(config.ego_box, np.float32).reshape(3, 2).T
+        kept.append(~((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1))
+    if config.min_range or config.max_range:
+        squared = np.einsum("ij,ij->i", points[:, :3], points[:, :3])
+        kept.append(squared >= config.min_range**2)
+        if config.max_range:
+            kept.append(squared <= config.max_range**2)
+    return points[np.logical_and.reduce(kept)] if kept else points
+
+
+def count_in(points: Cloud, grid: GridConfig) -> int:
+    """How many points lie in the model's grid."""
+    x, y, z = points[:, 0], points[:, 1], points[:, 2]
+    inside = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
+    return int(np.count_nonzero(inside & (z >= grid.z_min) & (z < grid.z_max)))
+
+
+def _choose_intensity(message: Any, name: str | None) -> Any:
+    """The message without its other intensities, where a profile names one.
+
+    Raises:
+        DataError: It has no such field.
+    """
+    if name is None:
+        return message
+    others = set(INTENSITY_NAMES) - {name.lower()}
+    fields = [field for field in message.fields if field.name.lower() not in others]
+    if name.lower() not in {field.name.lower() for field in fields}:
+        known = ", ".join(field.name for field in message.fields)
+        raise DataError(f"PointCloud2: no field {name}, which the sensor's profile takes the intensity from; has {known}")
+    if name.lower() not in INTENSITY_NAMES:
+        fields = [_renamed(field) if field.name.lower() == name.lower() else field for field in fields]
+    return _WithFields(
+        message.height,
+        message.width,
+        fields,
+        message.is_bigendian,
+        message.point_step,
+        message.row_step,
+        message.data,
+    )
+
+
+class _NamedField(NamedTuple):
+    """A field under another name."""
+
+    name: str
+    offset: int
+    datatype: int
+    count: int
+
+
+def _renamed(field: Field) -> Field:
+    return _NamedField(INTENSITY_NAMES[0], field.offset, field.datatype, field.count)

@@ -1,0 +1,82 @@
+"""Boxes as messages in the frame they are wanted in, and diagnostics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pd_edge.boxes import Detections
+from pd_edge.ros_messages import Kinds, Objects, detection_array, marker_array, quaternion_of
+from pd_edge_ros.health import Report
+
+Matrix = npt.NDArray[np.float64]
+
+
+def chosen(detections: Detections, classes: tuple[str, ...], thresholds: Mapping[str, float]) -> Objects:
+    """The boxes of classes that are wanted, which score at least their class's threshold.
+
+    Args:
+        detections: What the detector found.
+        classes: The model's classes, in label order.
+        thresholds: Least score by class; a class that is missing is not wanted.
+    """
+    least = np.array([thresholds.get(name, np.inf) for name in classes])
+    kept = detections.scores >= least[detections.labels]
+    names = [classes[label] for label in detections.labels[kept]]
+    return Objects(detections.boxes[kept], names, detections.scores[kept])
+
+
+def detections_message(kinds: Kinds, head: Any, objects: Objects, pose: Matrix | None) -> Any:
+    """A Detection3DArray in the header's frame.
+
+    Args:
+        kinds: Message classes.
+        head: Its header.
+        objects: The boxes, in the model's frame.
+        pose: (4, 4) from the model's frame to the header's [m]; None where they are the same.
+    """
+    message = detection_array(kinds, head, objects)
+    for each in message.detections if pose is not None else ():
+        move(each.bbox.center, pose)
+        each.results[0].pose.pose = each.bbox.center
+    return message
+
+
+def markers_message(
+    kinds: Kinds, head: Any, objects: Objects, pose: Matrix | None, classes: tuple[str, ...], lifetime: float
+) -> Any:
+    """A MarkerArray in the header's frame that takes the place of all earlier ones; see :func:`detections_message`."""
+    message = marker_array(kinds, head, objects, classes, lifetime)
+    for each in message.markers[1:] if pose is not None else ():
+        move(each.pose, pose)
+    return message
+
+
+def move(pose: Any, matrix: Matrix) -> None:
+    """Brings a geometry_msgs/Pose to another frame, in place.
+
+    Args:
+        pose: The pose.
+        matrix: (4, 4) from its frame to the other [m].
+    """
+    p, q = pose.position, pose.orientation
+    p.x, p.y, p.z = map(float, matrix[:3, :3] @ (p.x, p.y, p.z) + matrix[:3, 3])
+    turned = _product(quaternion_of(matrix[:3, :3]), np.array([q.x, q.y, q.z, q.w]))
+    q.x, q.y, q.z, q.w = map(float, turned)
+
+
+def diagnostics_message(kinds: Kinds, head: Any, name: str, hardware: str, report: Report) -> Any:
+    """A DiagnosticArray of one status."""
+    pair, status = kinds("diagnostic_msgs/msg/KeyValue"), kinds("diagnostic_msgs/msg/DiagnosticStatus")
+    values = [pair(key=key, value=value) for key, value in report.values.items()]
+    # The level is a `byte`, which is bytes of length one in Python.
+    level = bytes([report.level])
+    said = status(level=level, name=name, message=report.message, hardware_id=hardware, values=values)
+    return kinds("diagnostic_msgs/msg/DiagnosticArray")(header=head, status=[said])
+
+
+def _product(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The quaternion (x, y, z, w) of the turn ``b``, then ``a``."""
+    vector = a[3] * b[:3] + b[3] * a[:3] + np.cross(a[:3], b[:3])
+    return np.append(vector, a[3] * b[3] - a[:3] @ b[:3])
