@@ -1,5 +1,6 @@
 """From a message to the points that the model is given."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -67,12 +68,13 @@ def crop(points: Cloud, config: NodeConfig) -> Cloud:
     kept: list[Kept] = []
     if any(config.ego_box):
         low, high = np.array(config.ego_box, np.float32).reshape(3, 2).T
-        kept.append(~((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1))
+        outside = (points[:, :3] < low) | (points[:, :3] > high)
+        kept.append(np.asarray(outside.any(axis=1)))
     if config.min_range or config.max_range:
         squared = np.einsum("ij,ij->i", points[:, :3], points[:, :3])
-        kept.append(squared >= config.min_range**2)
+        kept.append(np.asarray(squared >= config.min_range**2))
         if config.max_range:
-            kept.append(squared <= config.max_range**2)
+            kept.append(np.asarray(squared <= config.max_range**2))
     return points[np.logical_and.reduce(kept)] if kept else points
 
 
@@ -95,7 +97,9 @@ def _choose_intensity(message: Any, name: str | None) -> Any:
     fields = [field for field in message.fields if field.name.lower() not in others]
     if name.lower() not in {field.name.lower() for field in fields}:
         known = ", ".join(field.name for field in message.fields)
-        raise DataError(f"PointCloud2: no field {name}, which the sensor's profile takes the intensity from; has {known}")
+        raise DataError(
+            f"PointCloud2: no field {name}, which the sensor's profile takes the intensity from; has {known}"
+        )
     if name.lower() not in INTENSITY_NAMES:
         fields = [_renamed(field) if field.name.lower() == name.lower() else field for field in fields]
     return _WithFields(
@@ -109,7 +113,8 @@ def _choose_intensity(message: Any, name: str | None) -> Any:
     )
 
 
-class _NamedField(NamedTuple):
+@dataclasses.dataclass
+class _NamedField:
     """A field under another name."""
 
     name: str

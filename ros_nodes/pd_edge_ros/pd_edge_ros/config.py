@@ -34,7 +34,7 @@ class NodeConfig(Config):
     max_range: float = Field(0.0, ge=0, le=1000, description="Points farther than this are left out [m]; 0: none.")
     ego_box: tuple[float, float, float, float, float, float] = Field(
         (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-        description="Points on the own vehicle, left out: x_min x_max y_min y_max z_min z_max in the cloud's frame [m].",
+        description="Own vehicle, left out: x_min x_max y_min y_max z_min z_max in the cloud's frame [m].",
     )
     target_frame: str = Field("", description="Frame of the boxes, through tf2; empty: that of the cloud.")
     marker_lifetime: float = Field(0.5, ge=0, le=3600, description="Viewers forget the boxes after this [s]; 0: never.")

@@ -10,7 +10,7 @@ from pd_edge_ros.server import DetectionServer
 NAME = "detector"
 
 
-class DetectorNode(Node):  # type: ignore[misc] - rclpy has no types where it is not installed
+class DetectorNode(Node):  # type: ignore[misc]
     """Loads the engine and takes clouds at once.
 
     Raises:

@@ -12,7 +12,7 @@ NAME = "detector"
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-class LifecycleDetectorNode(LifecycleNode):  # type: ignore[misc] - rclpy has no types where it is not installed
+class LifecycleDetectorNode(LifecycleNode):  # type: ignore[misc]
     """A node whose engine a manager loads, starts, stops and frees; its parameters can change while it is free.
 
     Raises:

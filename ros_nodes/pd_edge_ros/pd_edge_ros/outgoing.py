@@ -21,7 +21,9 @@ def chosen(detections: Detections, classes: tuple[str, ...], thresholds: Mapping
         classes: The model's classes, in label order.
         thresholds: Least score by class; a class that is missing is not wanted.
     """
+    lowest = min(thresholds.values())  # the decoder's, which compares logits: a score can round to just below it
     least = np.array([thresholds.get(name, np.inf) for name in classes])
+    least[least == lowest] = 0
     kept = detections.scores >= least[detections.labels]
     names = [classes[label] for label in detections.labels[kept]]
     return Objects(detections.boxes[kept], names, detections.scores[kept])
@@ -37,18 +39,22 @@ def detections_message(kinds: Kinds, head: Any, objects: Objects, pose: Matrix |
         pose: (4, 4) from the model's frame to the header's [m]; None where they are the same.
     """
     message = detection_array(kinds, head, objects)
-    for each in message.detections if pose is not None else ():
+    if pose is None:
+        return message
+    for each in message.detections:
         move(each.bbox.center, pose)
         each.results[0].pose.pose = each.bbox.center
     return message
 
 
 def markers_message(
-    kinds: Kinds, head: Any, objects: Objects, pose: Matrix | None, classes: tuple[str, ...], lifetime: float
+    kinds: Kinds, head: Any, objects: Objects, pose: Matrix | None, *, classes: tuple[str, ...], lifetime: float
 ) -> Any:
     """A MarkerArray in the header's frame that takes the place of all earlier ones; see :func:`detections_message`."""
     message = marker_array(kinds, head, objects, classes, lifetime)
-    for each in message.markers[1:] if pose is not None else ():
+    if pose is None:
+        return message
+    for each in message.markers[1:]:
         move(each.pose, pose)
     return message
 

@@ -18,7 +18,7 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from pd_edge.errors import ConfigError
-from pd_edge.ros_messages import NANOSECONDS, header, time_of
+from pd_edge.ros_messages import header, time_of
 from pd_edge_ros import qos
 from pd_edge_ros.clouds import Prepared, count_in
 from pd_edge_ros.config import changed
@@ -151,7 +151,7 @@ class DetectionServer:
         if loaded is None:
             return
         start = time.perf_counter()
-        age = self._age(message.header, loaded.config.max_age)
+        age = self._age(message, loaded.config.max_age)
         cloud = loaded.prepare(message)
         converted = time.perf_counter()
         detections, timing = loaded.detect(cloud, f"cloud at {time_of(message)} ns")
@@ -162,19 +162,18 @@ class DetectionServer:
         stages = (1e3 * (converted - start), *timing, 1e3 * (ended - detected))
         self._health.detected(_frame(loaded, stages, age, cloud, len(objects.names)))
 
-    def _age(self, head: Any, most: float) -> float:
+    def _age(self, message: Any, most: float) -> float:
         """How old a cloud is [s].
 
         Raises:
             RefusedError: Too old.
         """
-        stamp = head.stamp.sec * NANOSECONDS + head.stamp.nanosec
-        age = float(self._node.get_clock().now().nanoseconds - stamp) / NANOSECONDS
+        age = float(self._node.get_clock().now().nanoseconds - time_of(message)) / 1e9
         if most and age > most:
             raise RefusedError(
                 "stale",
-                f"a cloud is {age:.3f} s old, max_age is {most:g} s; of a bag? play it with --clock and set use_sim_time. "
-                "Else the sensor's clock is not synchronised, or the clouds wait on their way",
+                f"a cloud is {age:.3f} s old, max_age is {most:g} s. From a bag? Play it with --clock and set "
+                "use_sim_time. Else the sensor's clock is not synchronised, or clouds wait on their way",
             )
         return age
 
@@ -186,7 +185,7 @@ class DetectionServer:
             detections.publish(detections_message(kinds, head, objects, pose))
         if markers.get_subscription_count():
             lifetime, classes = loaded.config.marker_lifetime, loaded.detector.classes
-            markers.publish(markers_message(kinds, head, objects, pose, classes, lifetime))
+            markers.publish(markers_message(kinds, head, objects, pose, classes=classes, lifetime=lifetime))
 
     def _placed(self, loaded: Loaded, head: Any) -> tuple[npt.NDArray[np.float64] | None, Any]:
         """The pose of the model's frame in that of the boxes, None where they are the same, and the boxes' header."""

@@ -29,8 +29,8 @@ class Transforms:
             import tf2_ros  # noqa: PLC0415 - not there in a ROS made of wheels
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"target_frame '{target}' needs tf2_ros, which is not installed; install ros-$ROS_DISTRO-tf2-ros-py, or "
-                "leave target_frame empty for boxes in the cloud's frame"
+                f"target_frame '{target}' needs tf2_ros, which is not installed; install "
+                "ros-$ROS_DISTRO-tf2-ros-py, or leave target_frame empty for boxes in the cloud's frame"
             ) from error
         self.target = target
         self._failure = tf2_ros.TransformException
