@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rclpy
@@ -24,7 +25,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 from vision_msgs.msg import Detection3DArray
 
 from pd_edge.bench import synthetic_cloud
-from pd_edge.detector import load
+from pd_edge.config import GridConfig
 from pd_edge.pointcloud2 import layout_of
 from pd_edge.ros_messages import time_of
 
@@ -57,8 +58,9 @@ def peer(given: argparse.Namespace) -> None:
     publisher = node.create_publisher(PointCloud2, "points", QoSProfile(depth=1))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    threading.Thread(target=executor.spin, daemon=True).start()
-    data = cloud(given.model, given.points)
+    spinning = threading.Thread(target=executor.spin, daemon=True)
+    spinning.start()
+    data = cloud(given.points)
     end = time.monotonic() + PATIENCE_SECONDS
     while not arrived and time.monotonic() < end:
         publish(publisher, data)
@@ -72,6 +74,8 @@ def peer(given: argparse.Namespace) -> None:
     latencies = dict(list(arrived.items())[before:])
     dropped = int(told[-1]["dropped"]) - int(told[max(first - 1, 0)]["dropped"])
     print(json.dumps({"sent": count, "dropped": dropped, "latencies": latencies}))
+    executor.shutdown()
+    spinning.join()
     rclpy.try_shutdown()
 
 
@@ -81,9 +85,9 @@ def publish(publisher: Any, data: bytearray) -> None:
     publisher.publish(bytes(data))
 
 
-def cloud(model: str, points: int) -> bytearray:
-    """A serialized cloud of noise in a model's grid."""
-    layout = layout_of(synthetic_cloud(load(model).config.model.grid, points))
+def cloud(points: int) -> bytearray:
+    """A serialized cloud."""
+    layout = layout_of(synthetic_cloud(points, GridConfig()))
     fields = [PointField(name=n, offset=o, datatype=d, count=c) for n, o, d, c in layout.fields]
     message = PointCloud2(
         height=1, width=points, fields=fields, point_step=layout.point_step, row_step=layout.row_step, is_dense=True
@@ -98,42 +102,68 @@ def memory() -> float:
     return float(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1e3
 
 
-def watched() -> dict[int, Frame]:
-    """What the node tells of each cloud from now on, by time stamp."""
+class Watched(NamedTuple):
+    """What the node tells of each cloud.
+
+    Attributes:
+        frames: By time stamp.
+        processor: Processor time of this process before and after each detection [s].
+    """
+
+    frames: dict[int, Frame]
+    processor: list[tuple[float, float]]
+
+    def overhead(self) -> float:
+        """Processor time between two detections, mean [ms]: a busy machine does not add to it."""
+        return 1e3 * float(np.mean([start - end for (_, end), (start, _) in pairwise(self.processor)]))
+
+
+def watched() -> Watched:
+    """Watches the node from now on."""
     frames: dict[int, Frame] = {}
+    processor: list[tuple[float, float]] = []
     stamps: list[int] = []
     detect, detected = Loaded.detect, Health.detected
 
     def note_stamp(self: Loaded, cloud: Any, source: str) -> Any:
         stamps.append(int(source.split()[2]))
-        return detect(self, cloud, source)
+        before = time.process_time()
+        found = detect(self, cloud, source)
+        processor.append((before, time.process_time()))
+        return found
 
     def note_frame(self: Health, frame: Frame) -> None:
         frames[stamps[-1]] = frame
         detected(self, frame)
 
     Loaded.detect, Health.detected = note_stamp, note_frame  # type: ignore[method-assign]
-    return frames
+    return Watched(frames, processor)
 
 
 def run_node(given: argparse.Namespace) -> dict[str, Any]:
     """Runs the node until the peer has ended; the figures."""
-    frames = watched()
+    seen = watched()
     rclpy.init(args=["--ros-args", "-p", f"model:={given.model}", "-p", f"threads:={given.threads}"])
     node = DetectorNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    with subprocess.Popen([sys.executable, __file__, "--peer", *sys.argv[1:]], stdout=subprocess.PIPE, text=True) as other:
+    words = [sys.executable, __file__, "--peer", *sys.argv[1:]]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:  # noqa: S603 - this script again
         memories = []
         while other.poll() is None:
-            executor.spin_once(timeout_sec=0.2)
+            executor.spin_once(timeout_sec=1.0)
             memories.append(memory())
         said = json.loads(other.stdout.read()) if other.stdout else {}
     node.close()
     node.destroy_node()
     rclpy.try_shutdown()
     settled = memories[len(memories) // 5]
-    return {**figures(said, frames), "memory growth [MB]": round(max(memories[-10:]) - settled, 1)}
+    found = figures(said, seen.frames)
+    return {
+        **found,
+        "overhead, processor time [ms]": round(seen.overhead(), 2),
+        "memory growth [MB]": round(max(memories[-10:]) - settled, 1),
+    }
 
 
 def figures(said: dict[str, Any], frames: dict[int, Frame]) -> dict[str, Any]:
@@ -142,13 +172,15 @@ def figures(said: dict[str, Any], frames: dict[int, Frame]) -> dict[str, Any]:
     latency = np.array([said["latencies"][str(stamp)] for stamp in stamps])
     stages = np.array([frames[stamp].stages for stamp in stamps])
     detect, convert, emit = stages[:, 1:4].sum(axis=1), stages[:, 0], stages[:, 4]
+    taken = np.array([1e3 * frames[stamp].age for stamp in stamps])
     parts = {
         "message in to boxes out": latency,
         "Detector.detect": detect,
         "overhead": latency - detect,
         "of it convert": convert,
         "of it build and publish": emit,
-        "of it ROS (DDS both ways, take, threads)": latency - detect - convert - emit,
+        "of it to the node's thread (DDS, take, wait)": taken,
+        "of it back (DDS, take)": latency - taken - convert - detect - emit,
     }
     rows = {name: [round(float(np.percentile(part, q)), 2) for q in (50, 99)] for name, part in parts.items()}
     return {"sent": said["sent"], "answered": len(stamps), "dropped": said["dropped"], "p50, p99 [ms]": rows}

@@ -4,15 +4,15 @@ As `ros2 bag record` does, where there is none. Ctrl-C or SIGTERM ends it and co
 """
 
 import argparse
-import contextlib
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException
+from rclpy.signals import SignalHandlerOptions
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
@@ -25,6 +25,8 @@ TOPICS = {
     "/diagnostics": (DiagnosticArray, "diagnostic_msgs/msg/DiagnosticArray"),
 }
 DEPTH = 100
+LOOK_SECONDS = 0.2
+"""How often to look whether it was told to end."""
 
 
 def main() -> None:
@@ -32,9 +34,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    rclpy.init(args=[], signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    ended = threading.Event()
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: rclpy.try_shutdown())
+        signal.signal(number, lambda *_: ended.set())
     node = rclpy.create_node("recorder")
     with BagWriter(given.out, bag_types()) as bag:
 
@@ -47,8 +50,9 @@ def main() -> None:
         for topic, (kind, name) in TOPICS.items():
             listen(topic, kind, name)
         node.get_logger().info("recording")
-        with contextlib.suppress(ExternalShutdownException):
-            rclpy.spin(node)
+        while not ended.is_set():
+            rclpy.spin_once(node, timeout_sec=LOOK_SECONDS)
+    rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ def test_soak(tmp_path: Path) -> None:
     seconds, out = os.environ.get("PD_EDGE_SOAK_SECONDS", "600"), tmp_path / "soak.json"
     subprocess.run([sys.executable, str(SCRIPT), "--seconds", seconds, "--out", str(out)], check=True)
     found = json.loads(out.read_text(encoding="utf-8"))
-    print(json.dumps(found, indent=1))
     assert found["sent"] == int(float(seconds) * 10)
     assert found["memory growth [MB]"] < 20
     if found["p50, p99 [ms]"]["message in to boxes out"][1] < 100:
