@@ -4,11 +4,12 @@ The network is strongly typed: the ONNX file alone says what is computed in whic
 the GPU of the machine it runs on; TensorRT-RTX builds for any GPU it knows, also on a machine that has none.
 """
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
-from pd_edge.engine_folder import TENSORRT_ENGINE
+from pd_edge.engine_folder import KERNELS, TENSORRT_ENGINE
 from pd_edge.engine_manifest import BuildFlags, PointRange
 from pd_edge.engine_targets import Target, find_target, target_of
 from pd_edge.engines.build import Advance, BuildOptions, Device
@@ -18,7 +19,10 @@ from pd_edge.errors import EngineError
 from pd_edge.files import read_bytes, write_bytes
 from pd_edge.runtimes.base import POINTS
 from pd_edge.runtimes.cuda import find_gpu
+from pd_edge.runtimes.cuda_pillars import compile_kernels
 from pd_edge.runtimes.tensorrt_library import import_tensorrt, load_plugins, make_logger
+
+_log = logging.getLogger(__name__)
 
 
 def find_device(options: BuildOptions) -> Device:
@@ -85,7 +89,19 @@ def build_tensorrt(
     (folder / TENSORRT_ENGINE).write_bytes(bytes(plan))
     if options.timing_cache is not None:
         write_bytes(options.timing_cache, bytes(config.get_timing_cache().serialize()))
-    return files
+    return [*files, *_write_kernels(model, folder, target)]
+
+
+def _write_kernels(model: Exported, folder: Path, target: Target) -> list[str]:
+    """Compiles what runs before a dense engine, so that no compiler is needed where the engine is opened."""
+    if model.form != "dense" or target.capability is None:
+        return []
+    try:
+        (folder / KERNELS).write_bytes(compile_kernels(target.capability))
+    except EngineError as error:
+        _log.warning("kernels are not in the engine folder and will be compiled when it is opened: %s", error)
+        return []
+    return [KERNELS]
 
 
 def _parse(trt: Any, builder: Any, logger: Any, model: Exported) -> tuple[Any, Any]:

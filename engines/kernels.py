@@ -125,7 +125,7 @@ def compile_fatbin(out: Path, architectures: Sequence[int] = ARCHITECTURES) -> P
     Raises:
         EngineError: There is no nvcc, or it does not know an architecture.
     """
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    nvcc = find_nvcc()
     if nvcc is None:
         raise EngineError("nvcc is not on PATH nor in /usr/local/cuda/bin; install the CUDA toolkit")
     codes = [f"arch=compute_{each},code=sm_{each}" for each in architectures]
@@ -133,6 +133,11 @@ def compile_fatbin(out: Path, architectures: Sequence[int] = ARCHITECTURES) -> P
     targets = [word for code in codes for word in ("-gencode", code)]
     run_compiler([nvcc, "-std=c++17", "-fatbin", *targets, f"-I{NATIVE}", str(_SOURCE), "-o", str(out)])
     return out
+
+
+def find_nvcc() -> str | None:
+    """Path of nvcc: from PATH, or where the CUDA toolkit puts it; None where there is none."""
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
 def run_compiler(command: list[str]) -> None:
@@ -188,7 +193,10 @@ def _find_nvrtc() -> Path:
         library = Path(folder) / "lib" / "libnvrtc.so.12"
         if library.is_file():
             return library
-    raise EngineError(f"NVRTC of CUDA 12 is not installed; it comes with: pip install {NVRTC_PACKAGE}")
+    raise EngineError(
+        "nothing here compiles CUDA kernels: nvcc is not on PATH nor in /usr/local/cuda/bin, and NVRTC of CUDA 12 is "
+        f"not installed; install the CUDA toolkit, or: pip install {NVRTC_PACKAGE}"
+    )
 
 
 def _nvrtc_output(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:

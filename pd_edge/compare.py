@@ -1,7 +1,7 @@
 """How far detectors differ on the same frames: heads, boxes, scores, yaws, directions and AP; and a gate."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pd_edge.batch import BatchResult, FrameResult, detect_frame
 from pd_edge.boxes import Detections, bev_iou, wrap_angle
-from pd_edge.config import Config
+from pd_edge.config import Config, parse_config
 from pd_edge.decode import Heads
 from pd_edge.detector import Detector
 from pd_edge.errors import EngineError
@@ -20,6 +20,8 @@ STRONG = 0.3
 """Score from which on a box has to have its twin; weaker ones come and go at the model's own threshold."""
 SAME_BOX = 0.5
 """Least rotated BEV IoU of twins."""
+ENOUGH = 50
+"""Labelled objects of a class from which on its AP is compared; with fewer, one box moves it by more than a gate."""
 
 Doubles = npt.NDArray[np.float64]
 
@@ -27,7 +29,9 @@ Doubles = npt.NDArray[np.float64]
 class Gate(Config):
     """How far a detector may differ from the reference."""
 
-    head: float = Field(gt=0, description="Largest difference of a head, as a part of the head's largest value.")
+    head: float | None = Field(
+        None, gt=0, description="Largest difference of a head, as a part of the head's largest value; None: any."
+    )
     matched: float = Field(ge=0, le=100, description="Least share of boxes with a twin [%].")
     score: float = Field(ge=0, le=1, description="Score difference that 95 % of the twins keep.")
     yaw: float = Field(ge=0, le=90, description="Yaw difference that 95 % of the twins keep, up to half a turn [deg].")
@@ -37,14 +41,9 @@ class Gate(Config):
 
 GATES = {
     "float32": Gate(head=1e-3, matched=99.5, score=0.005, yaw=0.5, flips=0.5, ap=0.1),
-    "16 bit": Gate(head=1.0, matched=97, score=0.05, yaw=3, flips=2, ap=0.2),
-    "int8": Gate(head=2.0, matched=90, score=0.15, yaw=10, flips=5, ap=1.0),
+    "16 bit": Gate(matched=97, score=0.05, yaw=3, flips=2, ap=0.2),
+    "int8": Gate(matched=90, score=0.15, yaw=10, flips=5, ap=1.0),
 }
-"""What is expected of a precision, by its kind (:func:`precision_kind`).
-
-The largest difference of a head is a sharp test of float32 alone: with fewer digits it comes from residuals far from
-any object, which are large and never decoded (bf16 on 28 real frames: 0.4, with every box found again). There it only
-keeps nonsense out."""
 
 
 class Difference(NamedTuple):
@@ -67,15 +66,18 @@ class Difference(NamedTuple):
     yaw_max: float
     flips: float
     """Share of twins that point the other way [%]."""
+    classes: dict[str, float]
+    """3D AP R40, moderate [%], of each class with :data:`ENOUGH` objects."""
     ap: float
-    """Mean 3D AP R40, moderate [%]; NaN where the data has no labels."""
+    """Their mean; NaN where there is none."""
     ap_loss: float
-    """The reference's AP less this one's [points]; NaN where the data has no labels."""
+    """The reference's mean less this one's [points]; NaN where there is none."""
 
     def beyond(self, gate: Gate) -> list[str]:
         """What is beyond the gate, in words; empty where all holds. What was not measured is not beyond."""
+        head = math.inf if gate.head is None else gate.head
         found = {
-            f"heads differ by {self.head:.2g} of their largest value, allowed are {gate.head:g}": self.head > gate.head,
+            f"heads differ by {self.head:.2g} of their largest value, allowed are {head:g}": self.head > head,
             f"{self.matched:.1f} % of the boxes have a twin, expected {gate.matched:g} %": self.matched < gate.matched,
             f"scores differ by {self.score_p95:.3f}, allowed are {gate.score:g}": self.score_p95 > gate.score,
             f"yaws differ by {self.yaw_p95:.1f} deg, allowed are {gate.yaw:g}": self.yaw_p95 > gate.yaw,
@@ -98,6 +100,20 @@ def precision_kind(precision: str) -> str:
     if "int8" in precision:
         return "int8"
     return "16 bit" if "16" in precision else "float32"
+
+
+def gates_of(differences: Sequence[Difference], **given: float) -> list[Gate]:
+    """The gate of each detector, by what it computes in.
+
+    Args:
+        differences: What :func:`compare` returned.
+        given: Limits to use instead of those of :data:`GATES`.
+
+    Raises:
+        ConfigError: A limit is out of range.
+    """
+    gates = [GATES[precision_kind(each.precision)] for each in differences]
+    return [parse_config(gate.model_dump() | given, Gate, "gate") for gate in gates]
 
 
 def compare(
@@ -131,7 +147,7 @@ def compare(
             record.add(detect_frame(record.detector, frame, dataset.ids[index]), records[0])
         if advance is not None:
             advance(index + 1, wanted)
-    reference = records[0].ap()
+    reference = _mean(records[0].classes())
     return [record.difference(reference) for record in records]
 
 
@@ -202,14 +218,17 @@ class _Record:
         self._head = max(self._head, head_difference(self.detector.heads, reference.detector.heads))
         self._pairs.append(_compare_boxes(frame.detections, expected))
 
-    def ap(self) -> float:
-        """Mean 3D AP R40, moderate [%]; NaN where a frame has no labels."""
+    def classes(self) -> dict[str, float]:
+        """3D AP R40, moderate [%], of the classes with enough objects in the labelled frames."""
         runtime = self.detector.runtime
         batch = BatchResult(
             self.name, runtime.name, runtime.precision, self.detector.classes, tuple(self.frames), failures=()
         )
         evaluation = batch.evaluation()
-        return math.nan if evaluation is None else evaluation.mean("3d", "moderate")
+        if evaluation is None:
+            return {}
+        rows = [evaluation.result(each, "3d", "moderate") for each in evaluation.classes]
+        return {row.class_name: row.ap for row in rows if row.objects >= ENOUGH}
 
     def difference(self, reference_ap: float) -> Difference:
         """The summary over all frames."""
@@ -218,7 +237,8 @@ class _Record:
         boxes = len(scores) + sum(each.alone for each in self._pairs)
         score_p95, score_max = _percentiles(scores)
         yaw_p95, yaw_max = _percentiles(np.degrees(np.minimum(yaws, math.pi - yaws)))
-        ap = self.ap()
+        classes = self.classes()
+        ap = _mean(classes)
         return Difference(
             name=self.name,
             precision=self.detector.runtime.precision,
@@ -231,9 +251,15 @@ class _Record:
             yaw_p95=yaw_p95,
             yaw_max=yaw_max,
             flips=100 * float(np.mean(yaws > math.pi / 2)) if len(yaws) else math.nan,
+            classes=classes,
             ap=ap,
             ap_loss=reference_ap - ap,
         )
+
+
+def _mean(classes: Mapping[str, float]) -> float:
+    """Mean AP [%]; NaN without a class."""
+    return float(np.mean(list(classes.values()))) if classes else math.nan
 
 
 def _percentiles(values: Doubles) -> tuple[float, float]:

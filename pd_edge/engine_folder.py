@@ -5,7 +5,8 @@ An engine folder holds::
     engine.json         the manifest: what was built, from what, for what (pd_edge.engine_manifest)
     config.yaml         the DetectorConfig; its `decode` part may be edited, its `model` part belongs to the engine
     pillar_net.npz      weight and bias of the pillar feature net, for the form dense alone
-    the engine's files  model.xml and model.bin, model.onnx, or model.engine with what TensorRT needs beside it
+    the engine's files  model.xml and model.bin, model.onnx, or model.engine and what it needs: the plugin library, or
+                        kernels.fatbin, what runs before the form dense on a GPU
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ OPENVINO_MODEL = "model.xml"
 OPENVINO_WEIGHTS = "model.bin"
 ONNX_MODEL = "model.onnx"
 TENSORRT_ENGINE = "model.engine"
+KERNELS = "kernels.fatbin"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ def test_nothing_changed_is_no_difference(tiny_bundle: Bundle, kitti: Path) -> N
     assert (first.frames, second.frames) == (2, 2)
     assert first.head == 0 < second.head < 1e-4
     assert second.matched == 100 or second.boxes == 0
-    assert not math.isnan(second.ap)
+    assert math.isnan(second.ap)
     assert second.beyond(GATES["float32"]) == []
 
 
@@ -107,7 +107,22 @@ def test_heads_are_compared_relative_to_the_largest_of_each() -> None:
         head_difference(expected._replace(logits=expected.logits[:, :1]), expected)
 
 
-MEASURED = Difference("b", "int8-cpu", 9, 0.1, 50, 95.0, 0.02, 0.1, 1.0, 5.0, 2.0, 60.0, 0.5)
+def test_ap_is_of_classes_with_enough_objects(
+    tiny_bundle: Bundle, kitti: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pd_edge.compare.ENOUGH", 2)
+    dataset = ObjectDataset(kitti, "val")
+    runtime: Any = load(tiny_bundle.folder).runtime
+    silent = Changed(runtime, lambda heads: heads._replace(logits=heads.logits - 99))
+    detectors = {"a": load(tiny_bundle.folder), "b": Detector(tiny_bundle, silent)}
+    first, second = compare(detectors, dataset)
+    assert list(first.classes) == ["Car"]
+    assert first.ap == first.classes["Car"]
+    assert second.classes == {"Car": 0}
+    assert (first.ap_loss, second.ap_loss) == (0, first.ap)
+
+
+MEASURED = Difference("b", "int8-cpu", 9, 0.1, 50, 95.0, 0.02, 0.1, 1.0, 5.0, 2.0, {"Car": 60.0}, 60.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +137,7 @@ MEASURED = Difference("b", "int8-cpu", 9, 0.1, 50, 95.0, 0.02, 0.1, 1.0, 5.0, 2.
     ],
 )
 def test_every_limit_of_the_gate_acts(limit: dict[str, float], text: str) -> None:
-    wide = Gate(head=1, matched=0, score=1, yaw=90, flips=100, ap=100)
+    wide = Gate(matched=0, score=1, yaw=90, flips=100, ap=100)
     assert MEASURED.beyond(wide) == []
     (reason,) = MEASURED.beyond(wide.model_copy(update=limit))
     assert reason.startswith(text)

@@ -8,7 +8,7 @@ import typer
 from pd_edge.commands.options import JsonFile, Split, Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from pd_edge.compare import Difference, Gate
     from pd_edge.tables import Table
@@ -53,7 +53,7 @@ def compare(
     """
     from pd_edge.commands.shared import load_detector, present
     from pd_edge.compare import compare as run
-    from pd_edge.compare import precision_kind
+    from pd_edge.compare import gates_of
     from pd_edge.kitti import open_dataset
     from pd_edge.terminal import counting, say
 
@@ -67,9 +67,9 @@ def compare(
     given = {"head": head, "matched": matched, "score": score, "yaw": yaw, "flips": flips, "ap": ap}
     with counting("frames") as advance:
         differences = run(opened, dataset, frames, advance)
-    gates = [_gate(precision_kind(each.precision), given) for each in differences]
+    gates = gates_of(differences, **{name: value for name, value in given.items() if value is not None})
     beyond = [each.beyond(gate) for each, gate in zip(differences, gates, strict=True)]
-    present([_table(differences, beyond)], _json(differences, gates, beyond), json_file)
+    present([difference_table(differences, beyond)], difference_json(differences, gates), json_file)
     for difference, reasons in zip(differences, beyond, strict=True):
         for reason in reasons:
             say(f"beyond the gate: {difference.name}: {reason}", stderr=True)
@@ -94,16 +94,8 @@ def parse_detector(text: str) -> tuple[str, str | None, str | None]:
     return model, runtime or None, precision or None
 
 
-def _gate(kind: str, given: dict[str, float | None]) -> "Gate":
-    """The gate of a kind of precision, with what the options set instead."""
-    from pd_edge.compare import GATES, Gate
-    from pd_edge.config import parse_config
-
-    wanted = {name: value for name, value in given.items() if value is not None}
-    return parse_config(GATES[kind].model_dump() | wanted, Gate, "gate")
-
-
-def _table(differences: "Sequence[Difference]", beyond: "Sequence[list[str]]") -> "Table":
+def difference_table(differences: "Sequence[Difference]", beyond: "Sequence[list[str]]") -> "Table":
+    """Differences, the reference's first, and what of them is beyond the gate, as a table."""
     from pd_edge.tables import Table
 
     def figure(value: float, digits: int) -> str:
@@ -139,16 +131,24 @@ def _table(differences: "Sequence[Difference]", beyond: "Sequence[list[str]]") -
     notes = (
         f"{differences[0].frames} frames. heads: largest difference, part of the head's largest value.",
         "score, yaw: 95 % / largest of the twins.",
-        "AP: mean 3D R40, moderate [%].",
+        _ap_note(differences[0].classes),
     )
     return Table("Difference to the reference", columns, rows, notes, text_columns=3)
 
 
-def _json(
-    differences: "Sequence[Difference]", gates: "Sequence[Gate]", beyond: "Sequence[list[str]]"
-) -> list[dict[str, Any]]:
+def _ap_note(classes: "Collection[str]") -> str:
+    """Of what the AP is."""
+    from pd_edge.compare import ENOUGH
+
+    if not classes:
+        return f"No AP: the frames have no labels, or of no class {ENOUGH} objects."
+    return f"AP: 3D R40, moderate [%], {'mean of ' if len(classes) > 1 else ''}{', '.join(classes)}."
+
+
+def difference_json(differences: "Sequence[Difference]", gates: "Sequence[Gate]") -> list[dict[str, Any]]:
+    """Differences with their gates and what is beyond, as plain data; None for what could not be measured."""
     return [
         {name: None if value != value else value for name, value in each._asdict().items()}  # noqa: PLR0124 - NaN
-        | {"gate": gate.model_dump(), "beyond": reasons}
-        for each, gate, reasons in zip(differences, gates, beyond, strict=True)
+        | {"gate": gate.model_dump(), "beyond": each.beyond(gate)}
+        for each, gate in zip(differences, gates, strict=True)
     ]

@@ -56,8 +56,8 @@ def open_engine(
     Args:
         engine: The engine folder.
         name: The runtime that is expected; None takes the engine's.
-        precision: None or ``fp32``: as the file says; ``bf16``: what the file has in float32 is computed in bfloat16
-            (openvino, on a CPU that has it).
+        precision: None or ``fp32``: as the file says, but that CPU runtimes compute in float32 what they have no
+            float16 for; ``bf16``: what the file has in float is computed in bfloat16 (openvino, on a CPU that has it).
         threads: CPU threads; None leaves the choice to the runtime. A GPU has none to set.
 
     Raises:
@@ -88,10 +88,14 @@ def open_engine(
 
 
 def _open_openvino(engine: EngineFolder, arithmetic: str, threads: int | None) -> AnyRuntime:
-    from pd_edge.runtimes.openvino import OpenVinoPointsRuntime, OpenVinoRuntime  # noqa: PLC0415
+    from pd_edge.runtimes.openvino import OpenVinoPointsRuntime, OpenVinoRuntime, cpu_has  # noqa: PLC0415
 
     path, precision = engine.file(OPENVINO_MODEL), precision_name(engine.manifest.precision, arithmetic)
     if engine.manifest.form == "dense":
+        # Asked for fp32, OpenVINO would widen what the file has in float16. A form that takes points has to be: its
+        # coordinates need float32.
+        if (engine.manifest.precision, arithmetic) == ("fp16", "fp32") and cpu_has("fp16"):
+            arithmetic = "fp16"
         return OpenVinoRuntime(path, engine.canvas_shape, threads, arithmetic, precision)
     return OpenVinoPointsRuntime(path, engine.config.model.grid, threads, arithmetic, precision)
 

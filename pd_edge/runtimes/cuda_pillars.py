@@ -7,20 +7,35 @@ from typing import Any
 import numpy as np
 
 from pd_edge.config import GridConfig
+from pd_edge.engine_folder import KERNELS, EngineFolder
 from pd_edge.engines import kernels
 from pd_edge.pillars import POINT_FEATURES, PillarNet
 
 _BLOCK = 256
 
 
-def compile_kernels(capability: tuple[int, int]) -> bytes:
-    """The kernels, compiled for a GPU: the one place that knows how they come to be.
+def find_kernels(engine: EngineFolder, capability: tuple[int, int]) -> bytes:
+    """The kernels for a GPU: those of the engine folder where they are for it, else compiled now.
 
     Raises:
-        EngineError: There is no nvcc, or it does not know the GPU.
+        EngineError: The folder has none for this GPU, and this machine has no compiler that knows the GPU.
     """
+    if KERNELS in engine.manifest.files and engine.manifest.capability == capability:
+        return engine.file(KERNELS).read_bytes()
+    return compile_kernels(capability)
+
+
+def compile_kernels(capability: tuple[int, int]) -> bytes:
+    """The kernels, compiled for a GPU by nvcc, or by the NVRTC of CUDA 12 where that is installed instead.
+
+    Raises:
+        EngineError: There is neither, or it does not know the GPU.
+    """
+    architecture = 10 * capability[0] + capability[1]
+    if kernels.find_nvcc() is None:
+        return kernels.compile_cubin(architecture)
     with tempfile.TemporaryDirectory() as folder:
-        path: Path = kernels.compile_fatbin(Path(folder) / "kernels.fatbin", [10 * capability[0] + capability[1]])
+        path: Path = kernels.compile_fatbin(Path(folder) / KERNELS, [architecture])
         return path.read_bytes()
 
 

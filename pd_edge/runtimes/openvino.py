@@ -20,7 +20,8 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("openvino", "openvino") from error
 
 # OpenVINO computes in bf16 by itself on a CPU that has it, so the precision is always said.
-_PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_CAPABILITIES = {"bf16": ("BF16", "bfloat16"), "fp16": ("FP16", "float16")}
 
 
 class OpenVinoRuntime:
@@ -47,7 +48,7 @@ class OpenVinoRuntime:
             path: The model, ``.onnx`` or ``.xml``.
             canvas_shape: (1, C, ny, nx) of the model's grid.
             threads: CPU threads; None leaves the choice to the runtime.
-            arithmetic: ``fp32`` or ``bf16``: how what the file has in float32 is computed.
+            arithmetic: ``fp32``, ``bf16`` or ``fp16``: how what the file has in float is computed.
             precision: What the network computes in, as its name.
 
         Raises:
@@ -90,13 +91,22 @@ class OpenVinoPointsRuntime:
         return Heads(*(self._request.get_tensor(name).data for name in HEADS))
 
 
+def cpu_has(arithmetic: str) -> bool:
+    """Whether this CPU has instructions for ``fp32``, ``bf16`` or ``fp16``."""
+    if arithmetic not in _CAPABILITIES:
+        return True
+    return _CAPABILITIES[arithmetic][0] in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _compile(
     path: Path, canvas_shape: tuple[int, int, int, int] | None, threads: int | None, arithmetic: str
 ) -> ov.CompiledModel:
     """Compiles a file; a canvas is checked against its shape and taken as NHWC."""
     core = ov.Core()
-    if arithmetic == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise EngineError("precision bf16: this CPU has no bfloat16 instructions; use fp32")
+    if not cpu_has(arithmetic):
+        raise EngineError(
+            f"precision {arithmetic}: this CPU has no {_CAPABILITIES[arithmetic][1]} instructions; use fp32"
+        )
     options: dict[str, str | int] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[arithmetic],

@@ -19,7 +19,7 @@ from pd_edge.errors import EngineError
 from pd_edge.runtimes.base import POINTS, filled_up
 from pd_edge.runtimes.cuda import Gpu, cuda_driver
 from pd_edge.runtimes.cuda_graph import CudaGraph, load_driver
-from pd_edge.runtimes.cuda_pillars import CudaPillars, compile_kernels
+from pd_edge.runtimes.cuda_pillars import CudaPillars, find_kernels
 from pd_edge.runtimes.tensorrt_library import import_tensorrt, load_plugins, make_logger
 
 SMALLEST_BUCKET = 8192
@@ -118,7 +118,7 @@ class TensorRtRuntime:
         self._events = [self._cuda.Event() for _ in range(4)]
         self._driver = load_driver()
         if engine.pillar_net is not None:
-            module = compile_kernels(gpu.capability)
+            module = find_kernels(engine, gpu.capability)
             self._pillars = CudaPillars(self._cuda, module, self._grid, engine.pillar_net)
             self._context.set_tensor_address(CANVAS, int(self._pillars.canvas))
 

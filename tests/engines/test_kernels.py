@@ -32,6 +32,7 @@ from pd_edge.engines.kernels import (
 )
 from pd_edge.errors import DataError, EngineError
 from pd_edge.pillars import Floats, PillarNet, encode_reference, pillarize_reference, scatter_reference
+from pd_edge.runtimes.cuda_pillars import compile_kernels
 
 from .kernel_clouds import (
     CLOUDS,
@@ -223,10 +224,21 @@ def test_nvrtc_of_cuda_12_compiles_for_orin() -> None:
         compile_cubin(12)
 
 
+@pytest.mark.skipif(not has_nvrtc(), reason=f"needs pip install {NVRTC_PACKAGE}")
+def test_nvrtc_takes_over_where_nvcc_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pd_edge.engines.kernels.find_nvcc", lambda: None)
+    assert compile_kernels((8, 7)).startswith(b"\x7fELF")
+
+
 @pytest.mark.skipif(has_nvrtc(), reason="NVRTC of CUDA 12 is installed")
 def test_a_machine_without_nvrtc_is_told() -> None:
     with pytest.raises(EngineError, match=NVRTC_PACKAGE):
         compile_cubin(87)
+
+
+@NEEDS_NVCC
+def test_an_engine_folder_gets_the_kernels_for_its_gpu() -> None:
+    assert sorted(fatbin_entries(compile_kernels((8, 9)))) == [("elf", 89), ("ptx", 89)]
 
 
 # On a GPU, through the driver: the fatbin against numpy. Not yet run on one.

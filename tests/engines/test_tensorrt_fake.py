@@ -5,7 +5,6 @@ and what is refused. That engines give the right heads, tests marked ``gpu`` sho
 """
 
 import ctypes
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +43,7 @@ class Fake:
         self.creators = {"PillarVoxelize", "PillarScatter"}
         self.heads = {"logits": (1, 18, 32, 64), "residuals": (1, 42, 32, 64), "directions": (1, 12, 32, 64)}
         self.uploads: list[Cloud] = []
+        self.modules: list[bytes] = []
         self.plan: bytes | None = b"a plan"
         self.opens = True
 
@@ -96,6 +96,10 @@ def fake_pycuda(fake: Fake) -> Any:
 
         return launch
 
+    def module(data: bytes) -> Any:
+        fake.modules.append(data)
+        return SimpleNamespace(get_function=launcher)
+
     def pinned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
         fake.calls.append(("pinned", shape))
         return np.zeros(shape, dtype)
@@ -107,7 +111,7 @@ def fake_pycuda(fake: Fake) -> Any:
     cuda.memcpy_htod_async = upload
     cuda.to_device = lambda array: fake.allocate(array.nbytes)
     cuda.memset_d8_async = lambda _, value, size, __: fake.calls.append(("clear", value, size))
-    cuda.module_from_buffer = lambda _: SimpleNamespace(get_function=launcher)
+    cuda.module_from_buffer = module
     cuda.memcpy_dtoh_async = lambda host, _, __: fake.download(host.nbytes)
     return cuda
 
@@ -321,11 +325,12 @@ def test_a_larger_cloud_gets_a_larger_bucket_and_is_never_cut(
 def test_dense_engines_have_the_kernels_before_them(
     fake: Fake, write_dense: WriteDense, tiny_cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build_engine(write_dense(tmp_path / "tiny.onnx"), tmp_path / "engine", BuildOptions("tensorrt"))
-    monkeypatch.setattr(runner, "compile_kernels", bytes)
-    engine = EngineFolder.load(tmp_path / "engine")
+    monkeypatch.setattr("pd_edge.engines.build_tensorrt.compile_kernels", lambda capability: b"for %d%d" % capability)
+    monkeypatch.setattr("pd_edge.runtimes.cuda_pillars.compile_kernels", None)  # nothing is compiled at opening
+    engine, _ = build_engine(write_dense(tmp_path / "tiny.onnx"), tmp_path / "engine", BuildOptions("tensorrt"))
     fake.calls.clear()
     with TensorRtRuntime(engine) as runtime:
+        assert fake.modules == [b"for 87"]
         runtime.infer_points(tiny_cloud)
         canvas = 4 * 8 * 64 * 128
         count = SMALLEST_BUCKET
@@ -345,6 +350,29 @@ def test_dense_engines_have_the_kernels_before_them(
         assert {40 * 131_072, 4 * 131_072} <= set(fake.allocated.values())
         assert 40 * count not in fake.allocated.values()
     assert not fake.allocated
+
+
+def test_kernels_that_could_not_be_compiled_or_are_for_another_gpu_are_compiled_at_opening(
+    fake: Fake, write_dense: WriteDense, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    source, missing = write_dense(tmp_path / "tiny.onnx"), EngineError("no nvcc")
+
+    def refuse(_: tuple[int, int]) -> bytes:
+        raise missing
+
+    monkeypatch.setattr("pd_edge.engines.build_tensorrt.compile_kernels", refuse)
+    monkeypatch.setattr("pd_edge.runtimes.cuda_pillars.compile_kernels", lambda capability: b"now %d%d" % capability)
+    flags = BuildFlags(hardware="ampere-plus")
+    engine, _ = build_engine(source, tmp_path / "without", BuildOptions("tensorrt", flags=flags))
+    assert "kernels.fatbin" not in engine.manifest.files
+    assert "will be compiled when it is opened: no nvcc" in caplog.text
+    open_engine(engine)
+    monkeypatch.setattr("pd_edge.engines.build_tensorrt.compile_kernels", lambda _: b"at build")
+    engine, _ = build_engine(source, tmp_path / "with", BuildOptions("tensorrt", flags=flags))
+    open_engine(engine)
+    fake.capability = (8, 9)
+    open_engine(engine)
+    assert fake.modules == [b"now 87", b"at build", b"now 89"]
 
 
 def test_the_detector_takes_the_engine_like_any_model(fake: Fake, engine: EngineFolder, tiny_cloud: Cloud) -> None:
@@ -461,7 +489,7 @@ def test_a_real_engine_finds_what_openvino_finds(tmp_path: Path) -> None:
     """The form dense with the kernels around it; for any machine with a GPU, TensorRT, PyCUDA and nvcc."""
     pytest.importorskip("tensorrt", reason="needs TensorRT")
     driver = pytest.importorskip("pycuda.driver", reason="needs PyCUDA", exc_type=ImportError)
-    if shutil.which("nvcc") is None:
+    if kernels.find_nvcc() is None:
         pytest.skip("needs nvcc to compile the kernels")
     try:
         driver.init()
