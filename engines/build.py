@@ -29,6 +29,7 @@ from pd_edge.engines.exported import Exported, read_exported
 from pd_edge.errors import EngineError
 from pd_edge.evaluate import Evaluation
 from pd_edge.kitti import Dataset
+from pd_edge.runtimes.cuda import find_gpu
 
 Advance = Callable[[int, int], None]
 
@@ -108,6 +109,8 @@ def build_engine(
     if not options.rebuild and trial is None and _is_there(out, identity, options.plugin):
         return EngineFolder.load(out), False
     _check_free(out, options)
+    if trial is not None and options.on_gpu:
+        find_gpu()  # before the minutes that a build may take
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
         draft = Path(name)

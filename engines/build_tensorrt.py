@@ -33,10 +33,10 @@ def find_device(options: BuildOptions) -> Device:
             another GPU than this machine's.
         MissingExtraError: The runtime is not installed.
     """
-    trt = import_tensorrt(options.runtime)
     wanted = None if options.target is None else find_target(options.target)
     if wanted is not None and wanted.capability is None:
         raise EngineError(f"target {wanted.name} has no GPU, {options.runtime} needs one; build for openvino")
+    trt = import_tensorrt(options.runtime)
     if options.runtime == "tensorrt-rtx":
         target = wanted or target_of(find_gpu().capability)
         _rtx_capability(trt, target)

@@ -1,8 +1,11 @@
 """The GPU of this machine, through PyCUDA."""
 
+import ctypes
 from typing import Any, NamedTuple
 
 from pd_edge.errors import EngineError, MissingExtraError
+
+DRIVER = "libcuda.so.1"
 
 
 class Gpu(NamedTuple):
@@ -23,7 +26,9 @@ def cuda_driver() -> Any:
     try:
         import pycuda.driver as cuda  # noqa: PLC0415 - needs CUDA's driver library
     except ModuleNotFoundError as error:
-        raise MissingExtraError("pycuda", "tensorrt") from error
+        if not has_driver():  # installing PyCUDA would not help
+            raise EngineError(f"no NVIDIA driver on this machine; {_WAY_OUT}") from error
+        raise MissingExtraError("pycuda", "cuda") from error
     except ImportError as error:  # its library links against the driver's
         raise EngineError(f"no CUDA driver on this machine ({error}); {_WAY_OUT}") from error
     try:
@@ -34,6 +39,15 @@ def cuda_driver() -> Any:
     if not count:
         raise EngineError(f"no GPU on this machine; {_WAY_OUT}")
     return cuda
+
+
+def has_driver() -> bool:
+    """Whether NVIDIA's driver library can be loaded."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    return True
 
 
 def find_gpu() -> Gpu:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pd_edge.errors import EngineError
+from pd_edge.runtimes.cuda import DRIVER
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may go on allocating
 
@@ -64,7 +65,7 @@ def load_driver() -> Any:
         EngineError: It is not installed.
     """
     try:
-        return ctypes.CDLL("libcuda.so.1")
+        return ctypes.CDLL(DRIVER)
     except OSError as error:
         raise EngineError(
             f"no NVIDIA driver on this machine ({error}); install it, or use the runtime openvino"

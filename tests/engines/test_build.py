@@ -292,6 +292,12 @@ def test_what_cannot_be_built_is_said_before_anything_is_written(
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_a_target_is_known_before_a_runtime_is_asked_for(dense: Path, tmp_path: Path) -> None:
+    for runtime in ("tensorrt", "tensorrt-rtx"):
+        with pytest.raises(EngineError, match="target 'tx2' is unknown"):
+            build_engine(dense, tmp_path / "out", BuildOptions(runtime, "tx2"))
+
+
 def test_an_unknown_key_in_the_files_configuration_is_refused(write_dense: WriteDense, tmp_path: Path) -> None:
     path = write_dense(tmp_path / "model.onnx", detector_config='{"modell": {}}')
     with pytest.raises(ConfigError, match="modell: unknown key; did you mean model"):

@@ -1,13 +1,15 @@
 """TensorRT-RTX builds real engines on a machine without a GPU; running them needs one."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from pd_edge.bundle import Bundle, shipped_models
+from pd_edge.detector import load
 from pd_edge.engine_folder import EngineFolder
 from pd_edge.engine_manifest import BuildFlags, Precision
 from pd_edge.engine_targets import find_target
@@ -72,6 +74,24 @@ def test_what_rtx_does_not_know_is_refused(write_dense: WriteDense, tmp_path: Pa
         build_engine(path, tmp_path / "engine", BuildOptions("tensorrt-rtx", "orin"))
     with pytest.raises(EngineError, match="target cpu has no GPU"):
         build_engine(path, tmp_path / "engine", BuildOptions("tensorrt-rtx", "cpu"))
+
+
+def test_what_needs_a_gpu_is_refused_before_the_build(
+    write_dense: WriteDense, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    monkeypatch.setattr("pd_edge.runtimes.cuda.DRIVER", "libno-such-driver.so")
+    path, options = write_dense(tmp_path / "tiny.onnx"), BuildOptions("tensorrt-rtx", "sm86")
+    trial: Any = ("frames", None)
+    refused = r"no NVIDIA driver on this machine; .* build for tensorrt-rtx with"
+    with pytest.raises(EngineError, match=refused):
+        build_engine(path, tmp_path / "out", options, trial)
+    with pytest.raises(EngineError, match=refused):
+        build_engine(path, tmp_path / "out", BuildOptions("tensorrt-rtx"))
+    assert not (tmp_path / "out").exists()
+    build_engine(path, tmp_path / "out", options)
+    with pytest.raises(EngineError, match="no NVIDIA driver on this machine"):
+        load(tmp_path / "out")
 
 
 def test_a_network_that_the_parser_refuses_is_named(write_dense: WriteDense, tmp_path: Path) -> None:

@@ -480,7 +480,11 @@ def test_a_machine_without_a_gpu_says_so(
     with pytest.raises(EngineError, match=r"no GPU that CUDA can use on this machine \(cuInit failed"):
         open_engine(engine)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    with pytest.raises(MissingExtraError, match=r"pycuda.* is not installed"):
+    monkeypatch.setattr("pd_edge.runtimes.cuda.DRIVER", "libno-such-driver.so")
+    with pytest.raises(EngineError, match=r"no NVIDIA driver on this machine; TensorRT needs an NVIDIA GPU"):
+        open_engine(engine)
+    monkeypatch.setattr("pd_edge.runtimes.cuda.DRIVER", "libc.so.6")
+    with pytest.raises(MissingExtraError, match=r"pycuda is not installed; .*pd-edge\[cuda\]"):
         open_engine(engine)
 
 
