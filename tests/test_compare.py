@@ -84,7 +84,7 @@ def test_turned_boxes_are_flips_and_nothing_else(tiny_bundle: Bundle, kitti: Pat
     assert difference.score_max == 0
     assert difference.yaw_max < 1e-3
     assert difference.head == pytest.approx(2)
-    assert difference.beyond(GATES["int8"]) == ["100.0 % point the other way, allowed are 5 %"]
+    assert difference.beyond(GATES["int8"]) == ["100.0 % point the other way, allowed are 4 %"]
 
 
 def test_twins_are_of_one_class_and_used_once() -> None:
@@ -188,6 +188,17 @@ def test_the_command_holds_and_shuts(
         assert "beyond the gate: " in capsys.readouterr().err
     else:
         assert "no bfloat16" in capsys.readouterr().err
+
+
+def test_an_ap_gate_that_cannot_be_judged_is_said(
+    tiny_bundle: Bundle, kitti: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pair = (tiny_bundle.folder, f"{tiny_bundle.folder}:onnxruntime")
+    assert run("compare", *pair, "--data", kitti) == 0
+    assert "No AP: the frames have no labels, or of no class 50 objects." in capsys.readouterr().out
+    assert run("compare", *pair, "--data", kitti, "--ap", "0.5") == 1
+    assert "no class with 50 labelled objects; leave it out or give more frames" in capsys.readouterr().err
 
 
 def test_wrong_usage_and_other_grids_are_said(

@@ -39,7 +39,7 @@ def bench(
     Examples:
       pd-edge bench
       pd-edge bench --model pointpillars-4x --model pointpillars-16x --runtimes openvino:fp32
-      pd-edge bench --model pointpillars-4x --model engines/4x-int8
+      pd-edge bench --model pointpillars-4x --model built/4x-int8
       pd-edge bench --frames kitti/object --runs 200 --json bench.json
     """
     from pd_edge.bench import Case

@@ -73,10 +73,10 @@ def build(
 
     \b
     Examples:
-      pd-edge build pointpillars-4x --out engines/4x-openvino
-      pd-edge build 4x-int8.onnx --runtime onnxruntime --out engines/4x-int8 --data data/kitti/object --split val
-      pd-edge build 4x-dense.onnx --runtime tensorrt-rtx --target sm89 --out engines/4x-rtx
-      pd-edge build 4x-plugin.onnx --runtime tensorrt --target orin --plugin libpd_edge_plugins.so --out engines/4x
+      pd-edge build pointpillars-4x --out built/4x-openvino
+      pd-edge build 4x-int8.onnx --runtime onnxruntime --out built/4x-int8 --data data/kitti/object --split val
+      pd-edge build 4x-dense.onnx --runtime tensorrt-rtx --target sm89 --out built/4x-rtx
+      pd-edge build 4x-plugin.onnx --runtime tensorrt --target orin --plugin libpd_edge_plugins.so --out built/4x
     """
     from pd_edge.config import parse_config
     from pd_edge.engine_manifest import BuildFlags

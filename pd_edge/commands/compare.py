@@ -34,26 +34,29 @@ def compare(
     flips: Annotated[
         float | None, typer.Option(min=0, max=100, help="Gate: twins that point the other way [%].")
     ] = None,
-    ap: Annotated[float | None, typer.Option(min=0, max=100, help="Gate: loss of mean 3D AP, moderate.")] = None,
+    ap: Annotated[float | None, typer.Option(min=0, max=100, help="Gate: loss of 3D AP, moderate.")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Compare detectors with a reference on the same frames.
 
     Every detector gets the same clouds. Of the boxes that score 0.3 or more in either, twins of one class with a BEV
     IoU of 0.5 or more are compared. Exits with 1 where a detector is beyond the gate: one for float32, one for 16 bit
-    and one for INT8, by what the detector computes in, unless the options set it.
+    and one for INT8, by what the detector computes in, unless the options set it. In float32 that means another
+    network; else AP beyond the gate asks for another calibration or more layers in float, while boxes beyond it with AP
+    within are other boxes, not worse ones. AP is that of classes with 50 labelled objects or more.
 
-    JSON: [{name, precision, frames, head, boxes, matched, score_p95, score_max, yaw_p95, yaw_max, flips, ap, ap_loss,
-    gate, beyond: [reason]}], the reference first; null is what could not be measured.
+    JSON: [{name, precision, frames, head, boxes, matched, score_p95, score_max, yaw_p95, yaw_max, flips,
+    classes: {class: AP}, ap, ap_loss, gate, beyond: [reason]}], the reference first; null is what was not measured.
 
     \b
     Examples:
-      pd-edge compare pointpillars-4x:torch pointpillars-4x:openvino:bf16 engines/4x-int8 --data data/sim-val
-      pd-edge compare pointpillars-4x engines/4x-int8 --data data/kitti/object --split val --ap 0.5
+      pd-edge compare pointpillars-4x:torch pointpillars-4x:openvino:bf16 built/4x-int8 --data data/sim-val
+      pd-edge compare pointpillars-4x built/4x-int8 --data data/kitti/object --split val --ap 0.5
     """
     from pd_edge.commands.shared import load_detector, present
+    from pd_edge.compare import ENOUGH, gates_of
     from pd_edge.compare import compare as run
-    from pd_edge.compare import gates_of
+    from pd_edge.errors import DataError
     from pd_edge.kitti import open_dataset
     from pd_edge.terminal import counting, say
 
@@ -67,6 +70,8 @@ def compare(
     given = {"head": head, "matched": matched, "score": score, "yaw": yaw, "flips": flips, "ap": ap}
     with counting("frames") as advance:
         differences = run(opened, dataset, frames, advance)
+    if ap is not None and not differences[0].classes:
+        raise DataError(f"--ap: {data} has no class with {ENOUGH} labelled objects; leave it out or give more frames")
     gates = gates_of(differences, **{name: value for name, value in given.items() if value is not None})
     beyond = [each.beyond(gate) for each, gate in zip(differences, gates, strict=True)]
     present([difference_table(differences, beyond)], difference_json(differences, gates), json_file)
