@@ -43,7 +43,8 @@ ENGINES: tuple[tuple[RuntimeName, Form, Precision], ...] = (
 HEADING = """# What forms, runtimes and precisions cost
 
 Written by `benchmarks/engine_accuracy.py`; the JSON files beside it hold the same figures and more. `gate` is what
-`pd-edge compare` says of them.
+`pd-edge compare` says of them. INT8 is calibrated on 32 frames spread over the KITTI folder, some of which are among
+the real ones; a calibration sees no labels.
 """
 LESS_THAN_FLOAT32 = ("openvino dense fp16", "openvino dense int8-trt", "openvino dense int8-cpu")
 
@@ -63,15 +64,19 @@ def build_all(source: Source, calibration_data: Path, folder: Path) -> Iterator[
 
 
 def measure(
-    model: str, others: dict[str, tuple[str | Path, str | None, str]], dataset: Dataset, threads: int | None
+    model: str,
+    others: dict[str, tuple[str | Path, str | None, str]],
+    dataset: Dataset,
+    threads: int | None,
+    most: int | None = None,
 ) -> list[Difference]:
-    """Compares the first of some detectors with the others."""
+    """Compares the first of some detectors with the others, on all frames or the first so many."""
     detectors = {
         name: load(each if isinstance(each, Path) else model, runtime, precision, threads)
         for name, (each, runtime, precision) in others.items()
     }
     with counting(f"{model}: frames") as advance:
-        return compare(detectors, dataset, advance=advance)
+        return compare(detectors, dataset, most, advance)
 
 
 def write_result(out: Path, kind: str, model: str, data: str, differences: list[Difference]) -> None:
@@ -104,7 +109,7 @@ def _table(found: dict[str, Any]) -> Table:
         Difference(**{name: nan if value is None else value for name, value in each.items() if name in fields})
         for each in found["detectors"]
     ]
-    table = difference_table(rows, [each["beyond"] for each in found["detectors"]])
+    table = difference_table(rows, [each.beyond(gate) for each, gate in zip(rows, gates_of(rows), strict=True)])
     versions = ", ".join(f"{name} {each}" for name, each in found["versions"].items())
     notes = (*table.notes, f"{found['date']}, {found['machine']}; {versions}.")
     return table._replace(title=f"{found['model']}, {found['data']}", notes=notes)
@@ -117,6 +122,7 @@ def main() -> None:
     parser.add_argument("--simulated", type=Path, help="labelled simulated frames, 500 or more (data/sim-val)")
     parser.add_argument("--real", type=Path, help="KITTI object folder; its split val is used (data/kitti/object)")
     parser.add_argument("--calibration", type=Path, default=Path("data/kitti/object"), help="frames for INT8's ranges")
+    parser.add_argument("--frames", type=int, help="take only so many simulated frames; all where left out")
     parser.add_argument("--threads", type=int, help="CPU threads of each network")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
@@ -134,7 +140,8 @@ def main() -> None:
                 write_result(arguments.out, "real", model, f"{found[0].frames} real frames (KITTI)", found)
             if arguments.simulated:
                 narrow = {**float32, **bfloat16, **{name: engines[name] for name in LESS_THAN_FLOAT32}}
-                found = measure(model, narrow, open_dataset(arguments.simulated, None), arguments.threads)
+                dataset = open_dataset(arguments.simulated, None)
+                found = measure(model, narrow, dataset, arguments.threads, arguments.frames)
                 write_result(arguments.out, "simulated", model, f"{found[0].frames} simulated frames", found)
     write_tables(arguments.out)
 
