@@ -104,9 +104,8 @@ def write_tables(out: Path) -> None:
 def _table(found: dict[str, Any]) -> Table:
     """One comparison as a table, under its model and data, with the machine below."""
     nan = float("nan")
-    fields = set(Difference._fields)
     rows = [
-        Difference(**{name: nan if value is None else value for name, value in each.items() if name in fields})
+        Difference(**{name: nan if each.get(name) is None else each[name] for name in Difference._fields})
         for each in found["detectors"]
     ]
     table = difference_table(rows, [each.beyond(gate) for each, gate in zip(rows, gates_of(rows), strict=True)])

@@ -43,10 +43,12 @@ def compare(
     IoU of 0.5 or more are compared. Exits with 1 where a detector is beyond the gate: one for float32, one for 16 bit
     and one for INT8, by what the detector computes in, unless the options set it. In float32 that means another
     network; else AP beyond the gate asks for another calibration or more layers in float, while boxes beyond it with AP
-    within are other boxes, not worse ones. AP is that of classes with 50 labelled objects or more.
+    within are other boxes, not worse ones. AP is that of classes with 50 labelled objects or more; the
+    95 % interval of its loss, over frames drawn with replacement, tells whether the frames are enough.
 
     JSON: [{name, precision, frames, head, boxes, matched, score_p95, score_max, yaw_p95, yaw_max, flips,
-    classes: {class: AP}, ap, ap_loss, gate, beyond: [reason]}], the reference first; null is what was not measured.
+    classes: {class: AP}, ap, ap_loss, ap_loss_low, ap_loss_high, gate, beyond: [reason]}], the reference first; null is
+    what was not measured.
 
     \b
     Examples:
@@ -54,8 +56,9 @@ def compare(
       pd-edge compare pointpillars-4x built/4x-int8 --data data/kitti/object --split val --ap 0.5
     """
     from pd_edge.commands.shared import load_detector, present
-    from pd_edge.compare import ENOUGH, gates_of
     from pd_edge.compare import compare as run
+    from pd_edge.compare import gates_of
+    from pd_edge.compare_ap import ENOUGH
     from pd_edge.errors import DataError
     from pd_edge.kitti import open_dataset
     from pd_edge.terminal import counting, say
@@ -106,6 +109,10 @@ def difference_table(differences: "Sequence[Difference]", beyond: "Sequence[list
     def figure(value: float, digits: int) -> str:
         return "-" if value != value else f"{value:.{digits}f}"  # noqa: PLR0124 - NaN
 
+    def interval(each: "Difference") -> str:
+        ends = (figure(each.ap_loss_low, 1), figure(each.ap_loss_high, 1))
+        return "-" if ends == ("-", "-") else " .. ".join(ends)
+
     rows = []
     for index, (each, reasons) in enumerate(zip(differences, beyond, strict=True)):
         verdict = "reference" if index == 0 else "beyond" if reasons else "holds"
@@ -118,6 +125,7 @@ def difference_table(differences: "Sequence[Difference]", beyond: "Sequence[list
             figure(each.flips, 1),
             figure(each.ap, 2),
             figure(each.ap_loss, 2),
+            interval(each),
         )
         rows.append((each.name, each.precision, verdict, f"{each.head:.1e}", str(each.boxes), *figures))
     columns = (
@@ -132,6 +140,7 @@ def difference_table(differences: "Sequence[Difference]", beyond: "Sequence[list
         "flips [%]",
         "AP",
         "loss",
+        "of that 95 %",
     )
     notes = (
         f"{differences[0].frames} frames. heads: largest difference, part of the head's largest value.",
@@ -143,7 +152,7 @@ def difference_table(differences: "Sequence[Difference]", beyond: "Sequence[list
 
 def _ap_note(classes: "Collection[str]") -> str:
     """Of what the AP is."""
-    from pd_edge.compare import ENOUGH
+    from pd_edge.compare_ap import ENOUGH
 
     if not classes:
         return f"No AP: the frames have no labels, or of no class {ENOUGH} objects."
