@@ -140,7 +140,7 @@ def difference_table(differences: "Sequence[Difference]", beyond: "Sequence[list
         "flips [%]",
         "AP",
         "loss",
-        "of that 95 %",
+        "loss, 95 %",
     )
     notes = (
         f"{differences[0].frames} frames. heads: largest difference, part of the head's largest value.",
