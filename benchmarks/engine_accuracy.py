@@ -46,7 +46,8 @@ Written by `benchmarks/engine_accuracy.py`; the JSON files beside it hold the sa
 `pd-edge compare` says of them. INT8 is calibrated on 32 frames spread over the KITTI folder, some of which are among
 the real ones; a calibration sees no labels.
 """
-LESS_THAN_FLOAT32 = ("openvino dense fp16", "openvino dense int8-trt", "openvino dense int8-cpu")
+INT8, INT8_AND_BF16 = "openvino dense int8-cpu", "openvino dense int8-cpu, the rest bf16"
+LESS_THAN_FLOAT32 = ("openvino dense fp16", "openvino dense int8-trt", INT8, INT8_AND_BF16)
 
 
 def build_all(source: Source, calibration_data: Path, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -131,6 +132,7 @@ def main() -> None:
             engines = {
                 name: (path, None, "fp32") for name, path in build_all(source, arguments.calibration, Path(scratch))
             }
+            engines[INT8_AND_BF16] = (engines[INT8][0], None, "bf16")
             float32 = {"openvino dense fp32": (model, "openvino", "fp32")}
             bfloat16 = {"openvino dense bf16": (model, "openvino", "bf16")}
             if arguments.real:

@@ -41,6 +41,7 @@ from pd_edge.terminal import say
 
 RESULTS = Path(__file__).parent.parent / "engines" / "results"
 POINTS = 20_000
+BOTH = "int8-cpu, the rest bf16"
 SCANS = 20
 SCAN_FOLDER = Path("data/kitti/raw/2011_09_26/2011_09_26_drive_0005_sync")
 
@@ -105,6 +106,7 @@ def measure(model: str, engine: Path, data: tuple[Path, Path], runs: int, thread
         "int8-cpu": (int8, view, runs),
         "int8-cpu, whole scans": (int8, whole, runs // 4),
         f"int8-cpu, {POINTS:,} artificial points": (int8, [synthetic_cloud(POINTS, GridConfig())], runs // 4),
+        BOTH: (int8._replace(precision="bf16"), view, runs // 4),
         "bf16": (Case(model, "openvino", "bf16", threads), view, runs // 4),
         "fp32": (Case(model, "openvino", "fp32", threads), view, runs // 4),
         "torch fp32": (Case(model, "torch", "fp32", threads), view, runs // 4),
@@ -121,10 +123,12 @@ def measure(model: str, engine: Path, data: tuple[Path, Path], runs: int, thread
 
 def targets(found: Measured) -> list[Target]:
     """What was timed, as the figures that have a limit."""
-    int8, whole, artificial, *_, torch = found.cases.values()
+    int8, whole, artificial, both, *_, torch = found.cases.values()
     total = stage(int8, "total")
+    eager = stage(torch, "total").p50
     return [
-        Target("whole path / torch eager fp32", total.p50 / stage(torch, "total").p50, 0.25, ""),
+        Target("whole path / torch eager fp32", total.p50 / eager, 0.25, ""),
+        Target(f"the same, {BOTH}", stage(both, "total").p50 / eager, 0.25, ""),
         Target("whole path / network alone", total.p50 / found.alone, 1.35, ""),
         Target("p99 / median", total.p99 / total.p50, 2.0, ""),
         Target(
