@@ -486,28 +486,3 @@ def test_a_machine_without_a_gpu_says_so(
     monkeypatch.setattr("pd_edge.runtimes.cuda.DRIVER", "libc.so.6")
     with pytest.raises(MissingExtraError, match=r"pycuda is not installed; .*pd-edge\[cuda\]"):
         open_engine(engine)
-
-
-@pytest.mark.gpu
-def test_a_real_engine_finds_what_openvino_finds(tmp_path: Path) -> None:
-    """The form dense with the kernels around it; for any machine with a GPU, TensorRT, PyCUDA and nvcc."""
-    pytest.importorskip("tensorrt", reason="needs TensorRT")
-    driver = pytest.importorskip("pycuda.driver", reason="needs PyCUDA", exc_type=ImportError)
-    if kernels.find_nvcc() is None:
-        pytest.skip("needs nvcc to compile the kernels")
-    try:
-        driver.init()
-    except driver.Error as error:
-        pytest.skip(f"needs a GPU: {error}")
-    from pd_edge.bench import synthetic_cloud
-
-    build_engine("pointpillars-16x", tmp_path / "engine", BuildOptions("tensorrt"))
-    detector, expected = load(tmp_path / "engine"), load("pointpillars-16x")
-    for count in (100, 20_000, 9_000):
-        cloud = synthetic_cloud(count, expected.config.model.grid)
-        detector.detect(cloud)
-        expected.detect(cloud)
-        assert detector.heads is not None
-        assert expected.heads is not None
-        for found, wanted in zip(detector.heads, expected.heads, strict=True):
-            assert float(np.abs(found - wanted).max()) < 1e-3 * float(np.abs(wanted).max())
