@@ -1,7 +1,7 @@
 """A detector over a bag: detections and markers out, ground truth, transforms and camera handed through."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,10 +145,11 @@ class _Run:
     def _emit(self, message: Any, detections: Detections, time_ns: int) -> None:
         kinds, classes = self._out.types.types.__getitem__, self._detector.classes
         head = header(kinds, time_of(message), message.header.frame_id)
-        found, shown = (_objects(each, classes) for each in (detections, detections.at_least(self._shown)))
-        self._out.write(DETECTIONS, detection_array(kinds, head, found), time_ns)
-        self._out.write(MARKERS, marker_array(kinds, head, shown, classes, MARKER_SECONDS), time_ns)
-        self._boxes += len(found.names)
+        objects = Objects(detections.boxes, [classes[label] for label in detections.labels], detections.scores)
+        markers = marker_array(kinds, head, objects, classes, MARKER_SECONDS, shown=self._shown)
+        self._out.write(DETECTIONS, detection_array(kinds, head, objects), time_ns)
+        self._out.write(MARKERS, markers, time_ns)
+        self._boxes += len(objects.names)
 
     def result(self, seconds: float) -> Replayed:
         """All of it."""
@@ -162,10 +163,6 @@ class _Run:
             self.cut,
             seconds,
         )
-
-
-def _objects(detections: Detections, classes: Sequence[str]) -> Objects:
-    return Objects(detections.boxes, [classes[label] for label in detections.labels], detections.scores)
 
 
 def _cloud_topic(source: BagReader, topic: str | None) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pd_edge.boxes import Floats, wrap_angle
+from pd_edge.boxes import SHOWN_SCORE, Floats, wrap_angle
 from pd_edge.errors import DataError, MissingExtraError
 
 Kinds = Callable[[str], Any]
@@ -115,7 +115,15 @@ def objects_of(message: Any) -> Objects:
     return Objects(boxes, [guess.class_id for _, guess in kept], scores)
 
 
-def marker_array(kinds: Kinds, head: Any, objects: Objects, classes: Sequence[str], lifetime: float) -> Any:
+def marker_array(
+    kinds: Kinds,
+    head: Any,
+    objects: Objects,
+    classes: Sequence[str],
+    lifetime: float,
+    *,
+    shown: float = SHOWN_SCORE,
+) -> Any:
     """Boxes as markers: a cube, an arrow along the heading and a label for each, after an order to delete all others.
 
     Args:
@@ -124,10 +132,11 @@ def marker_array(kinds: Kinds, head: Any, objects: Objects, classes: Sequence[st
         objects: What to show.
         classes: The order of the classes, which gives their colours.
         lifetime: Seconds after which a viewer forgets them; 0 for ever.
+        shown: Score from which a box is shown.
     """
     marker = _marker(kinds, head, lifetime)
     found = [marker(action=DELETE_ALL)]
-    for place, (box, name, score) in enumerate(_each(objects)):
+    for place, (box, name, score) in enumerate(each for each in _each(objects) if each[2] >= shown):
         colour = COLOURS[classes.index(name) % len(COLOURS)]
         x, y, z, length, _, height, yaw = box
         front = (x, y, z, length / 2 + 1, ARROW_WIDTH, ARROW_WIDTH, yaw)

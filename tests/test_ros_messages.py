@@ -78,6 +78,13 @@ def test_a_box_that_does_not_stand_level_is_refused() -> None:
         objects_of(message)
 
 
+def test_boxes_that_score_little_have_no_markers() -> None:
+    for shown, labels in ((0.0, ["Cyclist 0.90", "Car 0.40"]), (0.5, ["Cyclist 0.90"]), (1.0, [])):
+        message = marker_array(KINDS, HEAD, some_objects(), CLASSES, 0.25, shown=shown)
+        assert [each.text for each in message.markers if each.text] == labels
+        assert [each.id for each in message.markers[1::3]] == list(range(len(labels)))
+
+
 def test_markers_are_a_cube_an_arrow_and_a_label_after_all_others_are_deleted() -> None:
     message = sent(marker_array(KINDS, HEAD, some_objects(), CLASSES, 0.25), MARKERS)
     first, *shown = message.markers

@@ -51,7 +51,7 @@ def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
 
 def test_what_can_change_while_the_engine_is_loaded() -> None:
     config = NodeConfig()
-    others = {"score_threshold": 0.3, "classes": "Car", "class_thresholds": "Car: 0.4"}
+    others = {"score_threshold": 0.3, "classes": "Car", "class_thresholds": "Car: 0.4", "marker_threshold": 0.5}
     assert set(others) == CHANGEABLE
     assert changed(config, others, running=True) == NodeConfig(**others)
     assert changed(config, {"model": config.model, "threads": 0}, running=True) == config

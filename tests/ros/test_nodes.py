@@ -18,6 +18,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2, PointField
 
 from pd_edge.bags import BagReader, BagWriter
+from pd_edge.boxes import SHOWN_SCORE
 from pd_edge.detector import Detector, load
 from pd_edge.pointcloud2 import layout_of, points_of
 from pd_edge.ros_messages import bag_types, header, objects_of, time_of
@@ -108,7 +109,8 @@ def test_three_processes(bag: Path, detector: Detector, node: Process, tmp_path:
         np.testing.assert_allclose(turned, 0, atol=1e-3)
         np.testing.assert_allclose(objects.scores, detections.scores, atol=1e-3)
         assert list(objects.names) == [detector.classes[label] for label in detections.labels]
-    assert [len(each.markers) for each in shown] == [1 + 3 * len(each.detections) for each in found]
+    scores = [objects_of(each).scores for each in found]
+    assert [len(each.markers) for each in shown] == [1 + 3 * int((each >= SHOWN_SCORE).sum()) for each in scores]
     last = {each.key: each.value for each in told[-1].values}
     assert int(last["detected"]) == len(found)
     assert int(last["received"]) == int(last["detected"]) + int(last["dropped"])

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("rosbags", reason="needs the bags extra")
 
+from pd_edge_ros.config import NodeConfig
 from pd_edge_ros.health import Report
 from pd_edge_ros.outgoing import chosen, detections_message, diagnostics_message, markers_message
 from pd_edge_ros.profiles import SensorProfile, mount_of
@@ -69,9 +70,11 @@ def test_markers_move_with_their_boxes_and_replace_all_others() -> None:
     mount = mount_of(SensorProfile(name="high", height=2.73))
     objects = chosen(FOUND, CLASSES, dict.fromkeys(CLASSES, 0.1))
     level, lifted = (
-        markers_message(KINDS, HEAD, objects, pose, classes=CLASSES, lifetime=0.5) for pose in (None, mount.to_cloud)
+        markers_message(KINDS, HEAD, objects, pose, classes=CLASSES, config=NodeConfig())
+        for pose in (None, mount.to_cloud)
     )
     assert TYPES.serialize_cdr(lifted, MARKERS)
+    assert [each.text for each in level.markers if each.text] == ["Car 0.90", "Pedestrian 0.40"]
     assert lifted.markers[0].action == 3
     heights = [[each.pose.position.z for each in message.markers[1:]] for message in (level, lifted)]
     np.testing.assert_allclose(np.array(heights[0]) - np.array(heights[1]), 1)

@@ -6,10 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pd_edge.boxes import SHOWN_SCORE
 from pd_edge.config import Config, parse_config
 from pd_edge.errors import ConfigError
 
-CHANGEABLE = frozenset({"score_threshold", "classes", "class_thresholds"})
+CHANGEABLE = frozenset({"score_threshold", "classes", "class_thresholds", "marker_threshold"})
 """Parameters that can be set while the detector runs."""
 _THRESHOLD = re.compile(r"\s*(?P<name>[^:,]*[^:,\s])\s*:\s*(?P<score>[0-9.eE+-]+)\s*")
 
@@ -37,6 +38,7 @@ class NodeConfig(Config):
         description="Own vehicle, left out: x_min x_max y_min y_max z_min z_max in the cloud's frame [m].",
     )
     target_frame: str = Field("", description="Frame of the boxes, through tf2; empty: that of the cloud.")
+    marker_threshold: float = Field(SHOWN_SCORE, ge=0, le=1, description="Boxes scoring less have no markers.")
     marker_lifetime: float = Field(0.5, ge=0, le=3600, description="Viewers forget the boxes after this [s]; 0: never.")
     diagnostics_period: float = Field(1.0, ge=0.1, le=60, description="Time between diagnostics [s].")
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pd_edge.boxes import Detections
 from pd_edge.ros_messages import Kinds, Objects, detection_array, marker_array, quaternion_of
+from pd_edge_ros.config import NodeConfig
 from pd_edge_ros.health import Report
 
 Matrix = npt.NDArray[np.float64]
@@ -48,10 +49,11 @@ def detections_message(kinds: Kinds, head: Any, objects: Objects, pose: Matrix |
 
 
 def markers_message(
-    kinds: Kinds, head: Any, objects: Objects, pose: Matrix | None, *, classes: tuple[str, ...], lifetime: float
+    kinds: Kinds, head: Any, objects: Objects, pose: Matrix | None, *, classes: tuple[str, ...], config: NodeConfig
 ) -> Any:
     """A MarkerArray in the header's frame that takes the place of all earlier ones; see :func:`detections_message`."""
-    message = marker_array(kinds, head, objects, classes, lifetime)
+    lifetime, shown = config.marker_lifetime, config.marker_threshold
+    message = marker_array(kinds, head, objects, classes, lifetime, shown=shown)
     if pose is None:
         return message
     for each in message.markers[1:]:

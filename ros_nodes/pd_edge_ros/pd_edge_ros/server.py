@@ -184,8 +184,8 @@ class DetectionServer:
         if detections.get_subscription_count():
             detections.publish(detections_message(kinds, head, objects, pose))
         if markers.get_subscription_count():
-            lifetime, classes = loaded.config.marker_lifetime, loaded.detector.classes
-            markers.publish(markers_message(kinds, head, objects, pose, classes=classes, lifetime=lifetime))
+            classes, config = loaded.detector.classes, loaded.config
+            markers.publish(markers_message(kinds, head, objects, pose, classes=classes, config=config))
 
     def _placed(self, loaded: Loaded, head: Any) -> tuple[npt.NDArray[np.float64] | None, Any]:
         """The pose of the model's frame in that of the boxes, None where they are the same, and the boxes' header."""
