@@ -96,7 +96,7 @@ class Difference(NamedTuple):
 
     def _doubt(self, gate: Gate) -> str:
         """What to say where so few frames might show such a loss by chance."""
-        if self.ap_loss_low > gate.ap:
+        if not self.ap_loss_low <= gate.ap:  # decided, or no interval
             return ""
         interval = f"95 % interval {self.ap_loss_low:.2f} .. {self.ap_loss_high:.2f}"
         return f"; {self.frames} frames do not decide it ({interval}), compare on more"
