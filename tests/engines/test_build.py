@@ -99,6 +99,35 @@ def test_bfloat16_stands_in_for_float32_alone(built: Path) -> None:
     assert runtime.precision == "int8-cpu+bf16"
 
 
+@pytest.mark.parametrize(
+    ("form", "capable", "arithmetic"), [("dense", True, "fp16"), ("dense", False, "fp32"), ("plain", True, "fp32")]
+)
+def test_float16_is_computed_as_such_where_the_cpu_can_and_no_coordinate_is_in_it(  # noqa: PLR0917
+    tiny_model: "PointPillars",
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: Any,
+    capable: bool,
+    arithmetic: str,
+) -> None:
+    from pd_edge.engines.onnx_file import export_onnx
+    from pd_edge.runtimes import openvino
+
+    export_onnx(tiny_model, tiny_bundle.config, tmp_path / "tiny.onnx", form, "fp16")
+    build_engine(tmp_path / "tiny.onnx", tmp_path / "engine", OPENVINO)
+    asked, compile_ = [], openvino._compile
+
+    def note(path: Path, shape: Any, threads: Any, arithmetic: str) -> Any:
+        asked.append(arithmetic)
+        return compile_(path, shape, threads, "fp32")
+
+    monkeypatch.setattr(openvino, "_compile", note)
+    monkeypatch.setattr(openvino, "cpu_has", lambda each: capable or each == "fp32")
+    assert load(tmp_path / "engine").runtime.precision == "fp16"
+    assert asked == [arithmetic]
+
+
 @pytest.mark.parametrize("form", ["plain", "dense"])
 @pytest.mark.parametrize("options", [OPENVINO, ONNXRUNTIME], ids=lambda each: each.runtime)
 def test_every_exported_form_finds_what_the_model_finds(  # noqa: PLR0917
