@@ -154,11 +154,12 @@ class Decoder:
         scores rank by class, then by place in the head, so the result is always the same.
 
         Raises:
-            EngineError: A head has a wrong shape or dtype, or holds a NaN or an infinity, or the residuals of a
-                candidate give a box of infinite size; the head is named.
+            EngineError: A head has a wrong shape or dtype, or holds a NaN or an infinity among all logits or in the
+                residuals and directions of a candidate, or residuals give a box of infinite size; the head is named.
         """
         for name, head, shape in zip(Heads._fields, heads, self._shapes, strict=True):
-            _check_head(name, head, shape)
+            _check_shape(name, head, shape)
+        _check_finite("logits", heads.logits)
         candidates = self._candidates(heads.logits)
         boxes = self._boxes(heads, candidates.anchor)
         scores = _sigmoid(candidates.logits)
@@ -167,17 +168,23 @@ class Decoder:
         return Detections(boxes[best], candidates.labels[best], scores[best])
 
     def _candidates(self, logits: npt.NDArray[np.float32]) -> _Candidates:
-        by_class = logits.reshape(self._per_location, self._classes, -1)
-        chosen = [_best(by_class[:, c].ravel(), self._settings) for c in range(self._classes)]
-        anchor = np.concatenate([positions for positions, _ in chosen])
-        labels = np.repeat(np.arange(self._classes), [len(positions) for positions, _ in chosen])
-        return _Candidates(anchor, labels, np.concatenate([values for _, values in chosen]))
+        flat = logits.ravel()
+        passing = np.flatnonzero(flat >= _logit(self._settings.score_threshold))
+        channel, place = np.divmod(passing, logits.shape[2] * logits.shape[3])
+        location, labels = np.divmod(channel, self._classes)
+        anchor, values = location * (logits.shape[2] * logits.shape[3]) + place, flat[passing]
+        rows = (np.flatnonzero(labels == label) for label in range(self._classes))
+        best = np.concatenate([_best(each, values, self._settings.top_k) for each in rows])
+        return _Candidates(anchor[best], labels[best], values[best])
 
     def _boxes(self, heads: Heads, anchor: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Decodes the boxes (K, 7) of the given anchors only."""
         a, place = np.divmod(anchor, len(self._anchors) // self._per_location)
         residuals = heads.residuals.reshape(self._per_location, 7, -1)[a, :, place]
         directions = heads.directions.reshape(self._per_location, 2, -1)[a, :, place]
+        # Of these heads the rest is not used, and to look through it would take half of the decoder's time.
+        _check_finite("residuals", residuals)
+        _check_finite("directions", directions)
         bins = np.argmax(directions, axis=1)
         boxes = decode_boxes(residuals, bins, self._anchors[anchor], self._direction_offset)
         broken = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
@@ -199,34 +206,28 @@ def _decoder(config: DetectorConfig) -> Decoder:
     return Decoder(config)
 
 
-def _check_head(name: str, head: npt.NDArray[np.float32], shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, head: npt.NDArray[np.float32], shape: tuple[int, ...]) -> None:
     if head.shape != shape or head.dtype != np.float32:
         raise EngineError(
             f"head {name} is {head.dtype} of shape {head.shape}, expected float32 {shape}; "
             "the network was exported for another grid or other classes"
         )
-    finite = np.isfinite(head)
+
+
+def _check_finite(name: str, values: npt.NDArray[np.float32]) -> None:
+    finite = np.isfinite(values)
     if not finite.all():
         raise EngineError(
-            f"head {name} holds {head.size - np.count_nonzero(finite)} NaN or infinite values of {head.size}; "
+            f"head {name} holds {values.size - np.count_nonzero(finite)} NaN or infinite values of {values.size}; "
             "the weights or the runtime's precision are at fault"
         )
 
 
-def _best(
-    logits: npt.NDArray[np.float32], settings: DecodeConfig
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Positions and values of the ``top_k`` largest logits above the threshold: largest first, equal ones in order."""
-    bar = _logit(settings.score_threshold)
-    passing = logits[logits >= bar]
-    if len(passing) > settings.top_k:
-        bar = np.partition(passing, -settings.top_k)[-settings.top_k]
-    position = np.flatnonzero(logits >= bar)
-    surplus = len(position) - settings.top_k
-    if surplus > 0:  # several logits equal the bar: the last of them go
-        position = np.delete(position, np.flatnonzero(logits[position] == bar)[-surplus:])
-    position = position[np.argsort(-logits[position], kind="stable")]
-    return position, logits[position]
+def _best(rows: npt.NDArray[np.int64], logits: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int64]:
+    """The ``top_k`` of some rows with the largest logits: largest first, equal ones in order."""
+    if len(rows) > top_k:  # spares sorting all; those that equal the last of the best remain until they are sorted
+        rows = rows[logits[rows] >= np.partition(logits[rows], -top_k)[-top_k]]
+    return rows[np.argsort(-logits[rows], kind="stable")][:top_k]
 
 
 def _suppress(

@@ -225,9 +225,22 @@ def test_full_size_heads_that_all_pass_stay_bounded() -> None:
 def test_heads_that_are_not_finite_are_named(name: str, value: float) -> None:
     config = detector()
     heads = silent_heads(config.model)
+    heads.logits[0, -1, 2, 3] = 1.0
     getattr(heads, name)[0, -1, 2, 3] = value
     with pytest.raises(EngineError, match=f"head {name} holds 1 NaN or infinite values"):
         decode(heads, config)
+
+
+def test_what_no_candidate_uses_may_be_anything() -> None:
+    """Float16 overflows where nothing is, far from any object."""
+    config = detector()
+    heads = silent_heads(config.model)
+    heads.logits[0, 0, 2, 3] = 1.0
+    expected = decode(heads, config)
+    heads.residuals[0, :, 5, 5] = np.inf
+    heads.directions[0, :, 5, 5] = np.nan
+    assert len(expected.scores) == 1
+    assert_same(decode(heads, config), expected)
 
 
 def test_residuals_that_decode_to_an_infinite_box_are_named() -> None:
