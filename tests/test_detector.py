@@ -16,7 +16,7 @@ from pd_edge.bundle import Bundle
 from pd_edge.config import DecodeConfig
 from pd_edge.decode import Heads, decode
 from pd_edge.detector import Detector, Timing, load
-from pd_edge.errors import DataError, EngineError
+from pd_edge.errors import ConfigError, DataError, EngineError
 from pd_edge.pillars import encode_reference, pillarize_reference, scatter_reference
 from pd_edge.runtimes import open_runtime
 
@@ -106,6 +106,19 @@ def test_decode_settings_can_be_replaced(tiny_bundle: Bundle, tiny_cloud: Cloud)
     all_boxes = load(tiny_bundle.folder, threads=1).detect(tiny_cloud)
     assert len(few.boxes) == 3
     np.testing.assert_array_equal(few.boxes, all_boxes.boxes[:3])
+
+
+def test_the_score_threshold_can_change(tiny_bundle: Bundle, tiny_cloud: Cloud) -> None:
+    detector = load(tiny_bundle.folder, threads=1)
+    before = detector.detect(tiny_cloud)
+    middle = float(np.median(before.scores))
+    detector.set_score_threshold(middle)
+    fewer = detector.detect(tiny_cloud)
+    assert 0 < len(fewer.scores) < len(before.scores)
+    np.testing.assert_array_equal(fewer.boxes, before.boxes[: len(fewer.boxes)])
+    assert detector.config.decode.score_threshold == middle
+    with pytest.raises(ConfigError, match="score_threshold"):
+        detector.set_score_threshold(1.5)
 
 
 def test_an_empty_cloud_has_no_detections_and_says_so(detector: Detector, caplog: pytest.LogCaptureFixture) -> None:

@@ -104,6 +104,28 @@ def test_cleanup_frees_the_engine(ros: Any) -> None:
         node.destroy_node()
 
 
+def test_every_parameter_is_read(listener: Any, fields_read: set[tuple[str, str]]) -> None:
+    from pd_edge_ros.config import NodeConfig
+    from pd_edge_ros.lifecycle_detector import LifecycleDetectorNode
+    from rclpy.parameter import Parameter
+
+    listener.listen()
+    node = LifecycleDetectorNode()
+    try:
+        node.set_parameters([Parameter("model", value=MODEL), Parameter("min_range", value=0.5)])
+        fields_read.clear()
+        node.trigger_configure()
+        node.trigger_activate()
+        publishers = node._server._publishers[:2]
+        assert until(lambda: all(each.get_subscription_count() for each in publishers))
+        node._server._detect(cloud_message(street(0), 5))
+        assert until(lambda: 5 in listener.markers and 5 in listener.detections)
+    finally:
+        node.close()
+        node.destroy_node()
+    assert {("NodeConfig", name) for name in NodeConfig.model_fields} <= fields_read
+
+
 def test_simulated_time_jumps_back_and_old_clouds_are_refused(listener: Any) -> None:
     """Also a sensor 2.5 m up, whose boxes come back in its own frame."""
     from pd_edge_ros.server import kinds

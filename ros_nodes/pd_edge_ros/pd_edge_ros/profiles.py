@@ -102,7 +102,7 @@ def shipped_profiles() -> dict[str, Path]:
 def config_folder() -> Path:
     """The package's ``config``: beside the code in a checkout, else where the package is installed."""
     beside = Path(__file__).resolve().parent.parent / "config"
-    if beside.is_dir():
+    if (beside / "sensors").is_dir():
         return beside
     from ament_index_python.packages import get_package_share_directory  # noqa: PLC0415 - a checkout needs no ROS
 
