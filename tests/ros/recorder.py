@@ -50,8 +50,12 @@ def main() -> None:
         for topic, (kind, name) in TOPICS.items():
             listen(topic, kind, name)
         node.get_logger().info("recording")
+        known = False
         while not ended.is_set():
             rclpy.spin_once(node, timeout_sec=LOOK_SECONDS)
+            if not known and all(map(node.count_publishers, TOPICS)):
+                known = True
+                node.get_logger().info("a detector is there")
     rclpy.try_shutdown()
 
 

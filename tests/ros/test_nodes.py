@@ -70,8 +70,9 @@ def send(publisher: Any, points: Any) -> int:
 
 
 def answered(listener: Any, publisher: Any, points: Any = None) -> Any:
-    """Publishes clouds until one is answered, as the first may come before the two sides know of each other."""
+    """Publishes clouds until one is answered, as the first may come before the node knows that its boxes are wanted."""
     cloud = street(0) if points is None else points
+    assert until(publisher.get_subscription_count), "the node does not take these clouds"
     for _ in range(60):
         stamp = send(publisher, cloud)
         if until(lambda: stamp in listener.detections, 1.0):  # noqa: B023 - asked before the next turn
@@ -83,7 +84,7 @@ def test_three_processes(bag: Path, detector: Detector, node: Process, tmp_path:
     """What a player, the node and a recorder give is what the detector finds in the bag, box by box."""
     out = tmp_path / "out.mcap"
     with Process([sys.executable, str(HERE / "recorder.py"), str(out)]) as recorder:
-        recorder.wait_for("recording")
+        recorder.wait_for("a detector is there")
         with Process([sys.executable, str(HERE / "player.py"), str(bag), "--rate", "10"]) as player:
             assert player.running.wait(60) == 0, player.output
         time.sleep(1.0)
