@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pd_edge
-from pd_edge.commands.compare import difference_json, difference_table
 from pd_edge.compare import Difference, compare, gates_of
+from pd_edge.compare_report import difference_json, difference_table
 from pd_edge.detector import load
 from pd_edge.drive_report import machine
 from pd_edge.engine_manifest import Form, Precision, RuntimeName

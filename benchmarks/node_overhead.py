@@ -9,6 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from itertools import pairwise
@@ -148,12 +149,14 @@ def run_node(given: argparse.Namespace) -> dict[str, Any]:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     words = [sys.executable, __file__, "--peer", *sys.argv[1:]]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:  # noqa: S603 - this script again
+    # Into a file: a pipe that is read only at the end holds what is said of a few thousand clouds, then blocks.
+    with tempfile.TemporaryFile("w+") as told, subprocess.Popen(words, stdout=told) as other:  # noqa: S603 - this script
         memories = []
         while other.poll() is None:
             executor.spin_once(timeout_sec=1.0)
             memories.append(memory())
-        said = json.loads(other.stdout.read()) if other.stdout else {}
+        told.seek(0)
+        said = json.loads(told.read())
     node.close()
     node.destroy_node()
     rclpy.try_shutdown()

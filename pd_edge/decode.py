@@ -168,11 +168,11 @@ class Decoder:
         return Detections(boxes[best], candidates.labels[best], scores[best])
 
     def _candidates(self, logits: npt.NDArray[np.float32]) -> _Candidates:
-        flat = logits.ravel()
+        flat, plane = logits.ravel(), logits.shape[2] * logits.shape[3]
         passing = np.flatnonzero(flat >= _logit(self._settings.score_threshold))
-        channel, place = np.divmod(passing, logits.shape[2] * logits.shape[3])
+        channel, place = np.divmod(passing, plane)
         location, labels = np.divmod(channel, self._classes)
-        anchor, values = location * (logits.shape[2] * logits.shape[3]) + place, flat[passing]
+        anchor, values = location * plane + place, flat[passing]
         rows = (np.flatnonzero(labels == label) for label in range(self._classes))
         best = np.concatenate([_best(each, values, self._settings.top_k) for each in rows])
         return _Candidates(anchor[best], labels[best], values[best])

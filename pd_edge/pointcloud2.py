@@ -85,18 +85,19 @@ class Layout(NamedTuple):
     is_dense: bool
 
 
-def points_of(message: Message) -> Converted:
+def points_of(message: Message, intensity: str | None = None) -> Converted:
     """Takes the points out of a message.
 
     Args:
         message: A PointCloud2; see the module.
+        intensity: The field to take the intensity from; the first of :data:`INTENSITY_NAMES` that is there if left out.
 
     Returns:
         Its points, possibly none.
 
     Raises:
-        DataError: A coordinate is missing, a field has an unknown type or lies outside its point, or the data are
-            shorter than the message claims.
+        DataError: A coordinate or the named field is missing, a field has an unknown type or lies outside its point, or
+            the data are shorter than the message claims.
     """
     fields = {field.name.lower(): field for field in message.fields}
     missing = [name for name in COORDINATES if name not in fields]
@@ -104,11 +105,14 @@ def points_of(message: Message) -> Converted:
         raise DataError(
             f"PointCloud2: no field {', '.join(missing)} among {sorted(fields) or 'none'}; a cloud needs x, y and z"
         )
-    intensity = next((name for name in INTENSITY_NAMES if name in fields), None)
-    wanted = [fields[name] for name in (*COORDINATES, intensity) if name is not None]
+    if intensity is not None and intensity.lower() not in fields:
+        raise DataError(f"PointCloud2: no field {intensity} for the intensity among {sorted(fields)}")
+    usual = next((name for name in INTENSITY_NAMES if name in fields), None)
+    chosen = usual if intensity is None else intensity.lower()
+    wanted = [fields[name] for name in (*COORDINATES, chosen) if name is not None]
     points = _columns(_records(message, wanted), [field.name for field in wanted])
     kept, removed = _without_invalid(points)
-    return Converted(kept, removed, None if intensity is None else fields[intensity].name)
+    return Converted(kept, removed, None if chosen is None else fields[chosen].name)
 
 
 def layout_of(points: Cloud) -> Layout:

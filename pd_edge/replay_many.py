@@ -139,8 +139,8 @@ def plan(folder: Path, out: Path, task: Task) -> tuple[list[Task], list[Path]]:
         if result in results:
             raise DataError(f"{results[result]} and {bag} would both become {result}; rename one")
         results[result] = bag
-    tasks = [task._replace(bag=bag, out=result) for result, bag in results.items() if not result.exists()]
-    return tasks, [result for result in results if result.exists()]
+    there = [result for result in results if result.exists()]
+    return [task._replace(bag=bag, out=result) for result, bag in results.items() if result not in there], there
 
 
 def replay_task(task: Task) -> Outcome:

@@ -53,7 +53,7 @@ def test_a_profile_names_the_intensity(name: str) -> None:
     profile = KITTI.model_copy(update={"intensity_field": name})
     cloud = prepare(both, NodeConfig(), profile, mount_of(profile))
     np.testing.assert_array_equal(cloud.points[:, 3], POINTS[:, 3])
-    with pytest.raises(RefusedError, match=f"no field {name}, which the sensor's profile takes the intensity from"):
+    with pytest.raises(RefusedError, match=f"no field {name} for the intensity"):
         prepare(message(), NodeConfig(), profile, mount_of(profile))
 
 

@@ -1,7 +1,5 @@
 """From a message to the points that the model is given."""
 
-import dataclasses
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +8,7 @@ import numpy.typing as npt
 from pd_edge.clouds import Cloud
 from pd_edge.config import GridConfig
 from pd_edge.errors import DataError
-from pd_edge.pointcloud2 import INTENSITY_NAMES, Field, points_of
+from pd_edge.pointcloud2 import points_of
 from pd_edge_ros.config import NodeConfig
 from pd_edge_ros.profiles import Mount, SensorProfile
 from pd_edge_ros.refusals import RefusedError
@@ -32,18 +30,6 @@ class Prepared(NamedTuple):
     intensity: str | None
 
 
-class _WithFields(NamedTuple):
-    """A message with fewer fields; the attributes of :class:`pd_edge.pointcloud2.Message`."""
-
-    height: int
-    width: int
-    fields: Sequence[Field]
-    is_bigendian: bool
-    point_step: int
-    row_step: int
-    data: Any
-
-
 def prepare(message: Any, config: NodeConfig, profile: SensorProfile, mount: Mount) -> Prepared:
     """Takes the points out of a PointCloud2, crops them and brings them to the model's frame.
 
@@ -51,7 +37,7 @@ def prepare(message: Any, config: NodeConfig, profile: SensorProfile, mount: Mou
         RefusedError: The message is malformed, or no point is left.
     """
     try:
-        cloud = points_of(_choose_intensity(message, profile.intensity_field))
+        cloud = points_of(message, profile.intensity_field)
     except DataError as error:
         raise RefusedError("malformed", str(error)) from error
     points = crop(cloud.points, config)
@@ -83,45 +69,3 @@ def count_in(points: Cloud, grid: GridConfig) -> int:
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
     inside = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
     return int(np.count_nonzero(inside & (z >= grid.z_min) & (z < grid.z_max)))
-
-
-def _choose_intensity(message: Any, name: str | None) -> Any:
-    """The message without its other intensities, where a profile names one.
-
-    Raises:
-        DataError: It has no such field.
-    """
-    if name is None:
-        return message
-    others = set(INTENSITY_NAMES) - {name.lower()}
-    fields = [field for field in message.fields if field.name.lower() not in others]
-    if name.lower() not in {field.name.lower() for field in fields}:
-        known = ", ".join(field.name for field in message.fields)
-        raise DataError(
-            f"PointCloud2: no field {name}, which the sensor's profile takes the intensity from; has {known}"
-        )
-    if name.lower() not in INTENSITY_NAMES:
-        fields = [_renamed(field) if field.name.lower() == name.lower() else field for field in fields]
-    return _WithFields(
-        message.height,
-        message.width,
-        fields,
-        message.is_bigendian,
-        message.point_step,
-        message.row_step,
-        message.data,
-    )
-
-
-@dataclasses.dataclass
-class _NamedField:
-    """A field under another name."""
-
-    name: str
-    offset: int
-    datatype: int
-    count: int
-
-
-def _renamed(field: Field) -> Field:
-    return _NamedField(INTENSITY_NAMES[0], field.offset, field.datatype, field.count)
