@@ -17,7 +17,8 @@ from pd_edge.config import GridConfig, ModelConfig
 from pd_edge.training.batches import Batch
 from pd_edge.training.local_graph import GraphConv, Group, find_neighbours, graph_difference
 from pd_edge.training.method import Lesson, Method, MethodConfig
-from pd_edge.training.model import Activations
+from pd_edge.training.model import Activations, PointPillars
+from pd_edge.training.rivals.guided_init import GuidedInit, GuidedInitConfig
 
 RELEASED_PILLARS, RELEASED_BATCH = 6000, 6
 RELEASED_TEMPERATURE, RELEASED_COUNT_CAP = 1e-2, 32
@@ -53,6 +54,9 @@ class PointDistillerConfig(MethodConfig):
     width: int = Field(32, gt=0, description="Channels of the graph features.")
     space: Literal["features", "metric"] = Field(
         "features", description="Where neighbours are near: in the teacher's features, or on the ground."
+    )
+    start: Literal["random", "teacher"] = Field(
+        "random", description="The student's first weights: random, or the teacher's as method guided-init takes them."
     )
     chunk: int | None = Field(
         None, gt=0, description="Pillars whose neighbours are in memory at once; by default as suits the device."
@@ -281,6 +285,11 @@ class PointDistiller(Method):
         if self._on_maps:
             pairs = list(zip(teacher.backbone_channels, student.backbone_channels, strict=True))
         self.losses = nn.ModuleList(LocalDistillation(config, *channels) for channels in pairs)
+        self._start = GuidedInit(GuidedInitConfig(), teacher, student) if config.start == "teacher" else Method()
+
+    def initialise(self, student: PointPillars, teacher: PointPillars) -> None:
+        """Leaves the student as it is, or starts it from the teacher's channels."""
+        self._start.initialise(student, teacher)
 
     def forward(self, teacher: Activations, student: Activations, batch: Batch) -> Lesson:
         """The loss of a batch, and the diagnostics, one set per stage where maps are compared."""

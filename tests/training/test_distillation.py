@@ -100,6 +100,28 @@ def test_without_a_method_the_run_is_plain_training(
     assert all(torch.equal(first[name], second[name]) for name in second)
 
 
+def test_pointdistiller_may_start_from_the_teacher_as_guided_init_does(
+    teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    """Without a rate nothing moves but batch norm's statistics, so that a run leaves what it began with."""
+    still = {"optimiser": {"start_lr": 1e-12, "peak_lr": 1e-12}, "samples": 2}
+    runs = {
+        "guided": {"method": "guided-init"},
+        "taught": {"method": "pointdistiller", "start": "teacher"},
+        "random": {"method": "pointdistiller"},
+    }
+    began = {
+        name: load_file(
+            distil(
+                configure(teacher, "none", distillation=method, **still), tmp_path / name, scenes=OneScene(tiny_cloud)
+            )
+        )["head.weight"]
+        for name, method in runs.items()
+    }
+    assert torch.equal(began["guided"], began["taught"])
+    assert not torch.allclose(began["guided"], began["random"], atol=1e-3)
+
+
 @pytest.mark.parametrize("method", ["none", "guided-init", "fitnets"])
 def test_the_teacher_is_run_where_it_is_of_use(
     method: str, teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
