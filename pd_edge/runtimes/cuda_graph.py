@@ -21,7 +21,7 @@ class CudaGraph:
     Args:
         driver: The driver library, ``libcuda.so.1``, as ctypes loads it.
         stream: Address of the stream; not the default one.
-        work: Gives the work to the stream; nothing of it runs yet.
+        work: Gives the work to the stream; nothing of it runs yet. What it raises is passed on.
 
     Raises:
         EngineError: The work cannot be recorded.
@@ -35,8 +35,10 @@ class CudaGraph:
         self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
         try:
             work()
-        finally:
-            self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        except BaseException:
+            self._give_up()
+            raise
+        self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
         try:
             self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, ctypes.c_ulonglong(0))
         finally:
@@ -52,10 +54,21 @@ class CudaGraph:
             self._call("cuGraphExecDestroy", self._executable)
             self._executable = ctypes.c_void_p()
 
+    def _give_up(self) -> None:
+        """Ends a recording whose work failed, so that the stream can be used again."""
+        graph = ctypes.c_void_p()
+        self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph))  # may fail because the work did
+        if graph:
+            self._driver.cuGraphDestroy(graph)
+
     def _call(self, name: str, *arguments: Any) -> None:
-        status = getattr(self._driver, name)(*arguments)
+        try:
+            function = getattr(self._driver, name)
+        except AttributeError as error:
+            raise EngineError(f"CUDA graph: the NVIDIA driver has no {name}; update the driver") from error
+        status = function(*arguments)
         if status:
-            raise EngineError(f"CUDA graph: {name} failed with {status}; update the NVIDIA driver")
+            raise EngineError(f"CUDA graph: {name} failed with the driver's error {status} (CUresult in CUDA's manual)")
 
 
 def load_driver() -> Any:

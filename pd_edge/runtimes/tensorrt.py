@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX on a GPU, with PyCUDA: points in, heads out.
 
 A form that takes points is one engine. The form ``dense`` is preceded by the project's kernels on the same stream and
-needs no plugin library. Never run on a GPU so far; the tests run its logic on a fake of both libraries.
+needs no plugin library. Its tests run on a fake of TensorRT, and on one of PyCUDA where there is no GPU.
 """
 
 from types import TracebackType
@@ -155,8 +155,8 @@ class TensorRtRuntime:
         self._free_bucket()
         self._host_points = self._cuda.pagelocked_empty((capacity, 4), np.float32)
         self._device_points = self._cuda.mem_alloc(16 * capacity)
-        self._capacity = capacity
         self._bind(capacity)
+        self._capacity = capacity  # only now: a bucket that did not fit into memory is tried again
 
     def _bind(self, capacity: int) -> None:
         """Tells the engine where its tensors are, for a new bucket."""

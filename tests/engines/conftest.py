@@ -3,12 +3,13 @@
 import base64
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from pd_edge.config import DetectorConfig
+from pd_edge.engines.kernels import find_nvcc
 
 if TYPE_CHECKING:
     from pd_edge.training.model import PointPillars
@@ -41,3 +42,18 @@ def write_dense(tiny_model: "PointPillars") -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def capability() -> str:
+    """The GPU's compute capability as nvcc writes it, such as 87; skips without GPU, PyCUDA or nvcc."""
+    driver: Any = pytest.importorskip("pycuda.driver", reason="needs PyCUDA", exc_type=ImportError)
+    try:
+        driver.init()
+    except driver.Error as error:
+        pytest.skip(f"needs a GPU: {error}")
+    if not driver.Device.count():
+        pytest.skip("needs a GPU")
+    if find_nvcc() is None:
+        pytest.skip("needs nvcc to compile the kernels")
+    return "{}{}".format(*driver.Device(0).compute_capability())

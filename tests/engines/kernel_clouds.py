@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_edge.config import GridConfig
-from pd_edge.pillars import Floats, Ints, pillarize_reference, point_cells_reference
+from pd_edge.pillars import Floats, Ints, PillarNet, pillarize_reference, point_cells_reference
 
 KITTI = GridConfig()
 FAR = GridConfig(x_min=100.3, x_max=107.3, y_min=-0.35, y_max=0.35, z_min=0, z_max=0.25, cell=0.35)
@@ -68,6 +68,21 @@ def expected_canvas(values: npt.NDArray[Any], cells: Ints, grid: GridConfig) -> 
     canvas = np.zeros((values.shape[1], grid.ny * grid.nx), values.dtype)
     np.maximum.at(canvas.T, cells[cells >= 0], values[cells >= 0])
     return canvas.reshape(1, -1, grid.ny, grid.nx)
+
+
+def rounded_canvas(points: Floats, net: PillarNet, grid: GridConfig) -> Floats:
+    """Canvas (1, C, ny, nx) of a cloud, every product and sum rounded to float32 in the order of the kernel."""
+    features, cells = expected_voxels(points, grid)
+    values: Floats = np.repeat(net.bias[None], len(features), axis=0)
+    for column, weights in zip(features.T, net.weight, strict=True):
+        values = column[:, None] * weights + values
+    return expected_canvas(np.maximum(values, np.float32(0)), cells, grid)
+
+
+def random_net(channels: int) -> PillarNet:
+    """A feature net of random weights."""
+    rng = np.random.default_rng(channels)
+    return PillarNet(rng.normal(size=(10, channels)).astype(np.float32), rng.normal(size=channels).astype(np.float32))
 
 
 def random_values(count: int, channels: int, dtype: npt.DTypeLike, seed: int = 5) -> npt.NDArray[Any]:

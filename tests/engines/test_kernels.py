@@ -31,7 +31,7 @@ from pd_edge.engines.kernels import (
     run_compiler,
 )
 from pd_edge.errors import DataError, EngineError
-from pd_edge.pillars import Floats, PillarNet, encode_reference, pillarize_reference, scatter_reference
+from pd_edge.pillars import encode_reference, pillarize_reference, scatter_reference
 from pd_edge.runtimes.cuda_pillars import compile_kernels
 
 from .kernel_clouds import (
@@ -42,7 +42,9 @@ from .kernel_clouds import (
     expected_canvas,
     expected_voxels,
     random_cloud,
+    random_net,
     random_values,
+    rounded_canvas,
     same_bits,
 )
 
@@ -112,10 +114,8 @@ def test_a_cell_hit_by_all_threads_loses_no_maximum(kernels: HostKernels) -> Non
 
 @pytest.mark.parametrize("channels", [1, 16, 33])
 def test_encode_agrees_with_the_reference_and_does_not_depend_on_the_order(kernels: HostKernels, channels: int) -> None:
-    rng = np.random.default_rng(channels)
-    points = edge_cloud(NEAR)
+    points, net = edge_cloud(NEAR), random_net(channels)
     features, cells = expected_voxels(points, NEAR)
-    net = PillarNet(rng.normal(size=(10, channels)).astype(np.float32), rng.normal(size=channels).astype(np.float32))
     serial, *others = (kernels.encode(features, cells, net, NEAR, each) for each in schedules(len(points) * channels))
     assert all(same_bits(other, serial) for other in others)
     pillars = pillarize_reference(points, NEAR)
@@ -125,14 +125,9 @@ def test_encode_agrees_with_the_reference_and_does_not_depend_on_the_order(kerne
 
 
 def test_encode_rounds_every_product_and_sum(kernels: HostKernels) -> None:
-    rng = np.random.default_rng(8)
-    features, cells = expected_voxels(random_cloud(NEAR, 800), NEAR)
-    net = PillarNet(rng.normal(size=(10, 4)).astype(np.float32), rng.normal(size=4).astype(np.float32))
-    values: Floats = np.repeat(net.bias[None], len(features), axis=0)
-    for column, weights in zip(features.T, net.weight, strict=True):
-        values = column[:, None] * weights + values
-    expected = expected_canvas(np.maximum(values, np.float32(0)), cells, NEAR)
-    assert same_bits(kernels.encode(features, cells, net, NEAR), expected)
+    points, net = random_cloud(NEAR, 800), random_net(4)
+    features, cells = expected_voxels(points, NEAR)
+    assert same_bits(kernels.encode(features, cells, net, NEAR), rounded_canvas(points, net, NEAR))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -241,7 +236,7 @@ def test_an_engine_folder_gets_the_kernels_for_its_gpu() -> None:
     assert sorted(fatbin_entries(compile_kernels((8, 9)))) == [("elf", 89), ("ptx", 89)]
 
 
-# On a GPU, through the driver: the fatbin against numpy. Not yet run on one.
+# On a GPU, through the driver: the fatbin against numpy.
 
 
 class Module:

@@ -25,51 +25,13 @@ from pd_edge.runtimes import open_engine
 from pd_edge.runtimes import tensorrt as runner
 from pd_edge.runtimes.tensorrt import SMALLEST_BUCKET, TensorRtRuntime
 
+from .fake_tensorrt import Cloud, Fake, fake_tensorrt
+
 pytest.importorskip("torch", reason="needs the train extra")
 pytest.importorskip("onnx", reason="needs the train extra")
 
-Cloud = npt.NDArray[np.float32]
 WriteDense = Callable[..., Path]
 CAPTURED = 77
-
-
-class Fake:
-    """One log of all calls, and what stands behind them."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.allocated: dict[int, int] = {}
-        self.version, self.gpu, self.capability, self.gpus = "10.3.0", "Orin (fake)", (8, 7), 1
-        self.creators = {"PillarVoxelize", "PillarScatter"}
-        self.heads = {"logits": (1, 18, 32, 64), "residuals": (1, 42, 32, 64), "directions": (1, 12, 32, 64)}
-        self.uploads: list[Cloud] = []
-        self.modules: list[bytes] = []
-        self.plan: bytes | None = b"a plan"
-        self.opens = True
-
-    def names(self) -> list[str]:
-        return [str(call[0]) for call in self.calls]
-
-    def allocate(self, size: int) -> "Memory":
-        self.calls.append(("mem_alloc", size))
-        return Memory(self, size)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *arguments: self.calls.append((name, *arguments))
-
-
-class Memory:
-    """Device memory that tells when it is let go."""
-
-    def __init__(self, fake: Fake, size: int) -> None:
-        self._fake, self._address = fake, 4096 + 256 * len(fake.calls)
-        fake.allocated[self._address] = size
-
-    def __int__(self) -> int:
-        return self._address
-
-    def __del__(self) -> None:
-        self._fake.allocated.pop(self._address, None)
 
 
 def fake_pycuda(fake: Fake) -> Any:
@@ -114,78 +76,6 @@ def fake_pycuda(fake: Fake) -> Any:
     cuda.module_from_buffer = module
     cuda.memcpy_dtoh_async = lambda host, _, __: fake.download(host.nbytes)
     return cuda
-
-
-def fake_tensorrt(fake: Fake) -> Any:
-    trt: Any = ModuleType("tensorrt")
-    trt.__version__ = fake.version
-
-    class ILogger:
-        INTERNAL_ERROR, ERROR, WARNING = 0, 1, 2
-
-    def load_library(path: str) -> object | None:
-        fake.calls.append(("load_library", Path(path).name))
-        return object() if Path(path).read_bytes().startswith(b"\x7fELF") else None
-
-    registry = SimpleNamespace(
-        load_library=load_library,
-        get_creator=lambda name, version, space: (
-            name if (version, space) == ("1", "pd_edge") and name in fake.creators else None
-        ),
-    )
-    context = SimpleNamespace(
-        set_input_shape=fake.set_input_shape,
-        set_tensor_address=fake.set_tensor_address,
-        get_tensor_shape=lambda name: fake.heads[name],
-        execute_async_v3=lambda stream: fake.execute(stream) is None,
-    )
-    engine = SimpleNamespace(create_execution_context=lambda: context)
-
-    class Runtime:
-        def __init__(self, logger: Any) -> None:
-            self.logger = logger
-
-        get_plugin_registry = staticmethod(lambda: registry)
-
-        def deserialize_cuda_engine(self, data: bytes) -> Any:
-            fake.calls.append(("deserialize", data))
-            if not fake.opens:
-                self.logger.log(ILogger.ERROR, "magic tag does not match")
-            return engine if fake.opens else None
-
-    cache = SimpleNamespace(serialize=lambda: b"timings")
-    config = SimpleNamespace(
-        progress_monitor=None,
-        clear_flag=fake.clear_flag,
-        set_flag=fake.set_flag,
-        add_optimization_profile=lambda _: fake.add_profile(),
-        create_timing_cache=lambda data: fake.read_cache(data) or cache,
-        set_timing_cache=lambda _, ignore_mismatch: not ignore_mismatch,
-        get_timing_cache=lambda: cache,
-    )
-
-    class Builder:
-        def __init__(self, logger: Any) -> None:
-            self.logger = logger
-
-        get_plugin_registry = staticmethod(lambda: registry)
-        create_network = staticmethod(fake.create_network)
-        create_builder_config = staticmethod(lambda: config)
-        create_optimization_profile = staticmethod(lambda: SimpleNamespace(set_shape=fake.set_shape))
-
-        def build_serialized_network(self, _: Any, __: Any) -> bytes | None:
-            fake.calls.append(("build",))
-            if fake.plan is None:
-                self.logger.log(ILogger.ERROR, "out of memory")
-            return fake.plan
-
-    trt.ILogger, trt.Runtime, trt.Builder = ILogger, Runtime, Builder
-    trt.OnnxParser = lambda *_: SimpleNamespace(parse=lambda data: len(data) > 0)
-    trt.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=3)
-    trt.BuilderFlag = SimpleNamespace(TF32="TF32", VERSION_COMPATIBLE="VERSION_COMPATIBLE")
-    trt.HardwareCompatibilityLevel = SimpleNamespace(AMPERE_PLUS="AMPERE_PLUS")
-    trt.IProgressMonitor = type("IProgressMonitor", (), {})
-    return trt
 
 
 def fake_driver(fake: Fake) -> Any:
