@@ -1,6 +1,6 @@
 """Ground truth, calibration and detections out of a bag, for KITTI's average precision of a recorded topic."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +22,27 @@ SAME_TIME_NS = 1_000_000
 
 
 class Pairs(NamedTuple):
-    """Ground truth and detections of the same scans, as KITTI labels.
+    """Ground truth and detections of the same scans.
 
     Attributes:
-        truth: Labels of each scan, DontCare included.
-        found: Detections of each scan.
+        times: Time stamp of each scan's detections [ns].
+        truth: KITTI labels of each scan, DontCare included.
+        found: Detections of each scan as KITTI labels.
+        detections: The same as they were recorded, in the frame of ``frame_id``.
+        classes: Of all detections; their labels are places in it.
+        frame_id: Of the detections.
+        calibration: Between that frame and the camera.
         without_detections: Scans with ground truth that no detections came for; they are not among the others.
         without_truth: Messages of detections that no ground truth stands beside.
     """
 
+    times: list[int]
     truth: list[list[Label]]
     found: list[list[Label]]
+    detections: list[Detections]
+    classes: tuple[str, ...]
+    frame_id: str
+    calibration: Calibration
     without_detections: int
     without_truth: int
 
@@ -73,11 +83,18 @@ def pairs_of(bag: Path, topic: str | None = None, drive: RawDrive | None = None)
             f"{bag}: no camera (CameraInfo) or no transform from it to {content.frame_id!r} on {TF_STATIC}; KITTI's AP "
             "is of what the camera sees: add --kitti DRIVE, the drive it was recorded from"
         )
-    times = {time: _nearest(time, content.detections) for time in labels}
+    times = {time: nearest(time, content.detections) for time in labels}
     kept = [(time, found) for time, found in times.items() if found is not None]
+    classes = tuple(sorted({name for each in content.detections.values() for name in each.names}))
+    detections = [_as_detections(content.detections[found], classes) for _, found in kept]
     return Pairs(
+        [found for _, found in kept],
         [labels[time] for time, _ in kept],
-        [_as_labels(content.detections[found], calibration) for _, found in kept],
+        [detections_to_labels(each, classes, calibration) for each in detections],
+        detections,
+        classes,
+        content.frame_id,
+        calibration,
         len(labels) - len(kept),
         len(content.detections) - len(kept),
     )
@@ -167,23 +184,19 @@ def _timed(drive: RawDrive) -> Iterator[tuple[int, Any]]:
     return zip(drive.times_ns, drive, strict=True)
 
 
-def _nearest(time: int, detections: Mapping[int, Objects]) -> int | None:
-    if time in detections:
+def nearest(time: int, times: Collection[int]) -> int | None:
+    """The one of some time stamps that means the same time [ns]; None where none does."""
+    if time in times:
         return time
-    nearest = min(detections, key=lambda each: abs(each - time))
-    return nearest if abs(nearest - time) <= SAME_TIME_NS else None
+    found = min(times, key=lambda each: abs(each - time))
+    return found if abs(found - time) <= SAME_TIME_NS else None
 
 
-def _as_labels(objects: Objects, calibration: Calibration) -> list[Label]:
+def _as_detections(objects: Objects, classes: Sequence[str]) -> Detections:
+    """The boxes, best first."""
     order = np.argsort(-np.asarray(objects.scores), kind="stable")
-    names = [objects.names[place] for place in order]
-    classes = sorted(set(names))
-    return detections_to_labels(
-        Detections(
-            np.asarray(objects.boxes, np.float32)[order],
-            np.array([classes.index(name) for name in names], np.int64),
-            np.asarray(objects.scores, np.float32)[order],
-        ),
-        classes,
-        calibration,
+    return Detections(
+        np.asarray(objects.boxes, np.float32)[order],
+        np.array([classes.index(objects.names[place]) for place in order], np.int64),
+        np.asarray(objects.scores, np.float32)[order],
     )

@@ -11,8 +11,8 @@ import numpy as np
 
 import pd_edge
 from pd_edge.batch import BatchResult, FrameResult, points_to_use
-from pd_edge.boxes import SHOWN_SCORE
-from pd_edge.config import DetectorConfig, dump_config
+from pd_edge.boxes import SHOWN_SCORE, Detections
+from pd_edge.config import DetectorConfig, GridConfig, dump_config
 from pd_edge.errors import DataError
 from pd_edge.evaluate import Evaluation
 from pd_edge.files import write_bytes
@@ -165,7 +165,7 @@ def draw_pictures(
     advance: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, ...]:
     """Draws frames of a run; see :func:`write_drive_report`."""
-    chosen = choose_frames(result.frames, count)
+    chosen = [result.frames[place] for place in choose_frames([each.detections for each in result.frames], count)]
     places = {name: index for index, name in enumerate(dataset.ids)}
     drawn = []
     for frame in chosen:
@@ -176,15 +176,19 @@ def draw_pictures(
     return tuple(drawn)
 
 
-def choose_frames(frames: Sequence[FrameResult], count: int) -> list[FrameResult]:
-    """Cuts the frames into ``count`` runs of equal length and takes of each the one whose drawn scores sum highest."""
-    edges = np.linspace(0, len(frames), min(count, len(frames)) + 1).round().astype(int)
-    parts = [frames[low:high] for low, high in pairwise(edges)]
-    return [max(part, key=_drawn_scores) for part in parts]
+def choose_frames(detections: Sequence[Detections], count: int) -> list[int]:
+    """Cuts the frames into ``count`` runs of equal length and takes of each the one whose drawn scores sum highest.
 
+    Args:
+        detections: Of each frame.
+        count: How many are wanted.
 
-def _drawn_scores(frame: FrameResult) -> float:
-    return float(frame.detections.at_least(SHOWN_SCORE).scores.sum())
+    Returns:
+        Their places, in order; no more than there are frames.
+    """
+    sums = [float(each.at_least(SHOWN_SCORE).scores.sum()) for each in detections]
+    edges = np.linspace(0, len(sums), min(count, len(sums)) + 1).round().astype(int)
+    return [max(range(low, high), key=sums.__getitem__) for low, high in pairwise(edges)]
 
 
 def draw_frame(
@@ -196,23 +200,40 @@ def draw_frame(
     *,
     crop: bool | None = None,
 ) -> Path:
-    """Draws one frame with what was found in it and, where there are labels, what is there."""
+    """Draws one frame of a run."""
     points, _ = points_to_use(frame, crop=crop)
-    detections = found_overlay(found, result.classes)
-    truth = truth_overlay(frame, result.classes)
-    overlays = [detections] if truth is None else [detections, truth]
-    extent: Extent = extent_of(config.model.grid, overlays)
-    counts = f"{len(points):,} points   {len(detections.boxes)} detections scoring {SHOWN_SCORE:g} or more"
+    title = f"Frame {frame.id}   {result.model}"
+    seen = frame._replace(points=points)
+    return draw_scan(path, seen, found.detections, result.classes, config.model.grid, title=title)
+
+
+def draw_scan(
+    path: Path, frame: Frame, detections: Detections, classes: Sequence[str], grid: GridConfig, *, title: str
+) -> Path:
+    """Draws a scan with what was found in it and, where there are labels, what is there.
+
+    Args:
+        path: The picture to write.
+        frame: The scan; all of its points are drawn.
+        detections: Boxes in its frame.
+        classes: What their labels stand for.
+        grid: The picture reaches as far.
+        title: Its first line.
+
+    Raises:
+        MissingExtraError, DataError: As :func:`pd_edge.pictures.draw_bird_eye`.
+    """
+    found, truth = found_overlay(detections, classes), truth_overlay(frame, classes)
+    extent: Extent = extent_of(grid, [found] if truth is None else [found, truth])
+    counts = f"{len(frame.points):,} points   {len(found.boxes)} detections scoring {SHOWN_SCORE:g} or more"
     if truth is not None:
         counts += f"   {len(truth.boxes)} labelled objects"
-    return draw_bird_eye(
-        path, points, detections, truth, extent=extent, title=f"Frame {frame.id}   {result.model}", subtitle=counts
-    )
+    return draw_bird_eye(path, frame.points, found, truth, extent=extent, title=title, subtitle=counts)
 
 
-def found_overlay(found: FrameResult, classes: Sequence[str]) -> Overlay:
+def found_overlay(detections: Detections, classes: Sequence[str]) -> Overlay:
     """The detections worth drawing, with class and score."""
-    boxes, labels, scores = found.detections.at_least(SHOWN_SCORE)
+    boxes, labels, scores = detections.at_least(SHOWN_SCORE)
     return Overlay(boxes, [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)])
 
 

@@ -85,7 +85,7 @@ class Layout(NamedTuple):
     is_dense: bool
 
 
-def points_of(message: Message, intensity: str | None = None) -> Converted:
+def points_of(message: Message | bytes | memoryview, intensity: str | None = None) -> Converted:
     """Takes the points out of a message.
 
     Args:
@@ -98,7 +98,10 @@ def points_of(message: Message, intensity: str | None = None) -> Converted:
     Raises:
         DataError: A coordinate or the named field is missing, a field has an unknown type or lies outside its point, or
             the data are shorter than the message claims.
+        MissingExtraError: The message is serialized, and ``rosbags`` is not installed.
     """
+    if isinstance(message, bytes | memoryview):
+        message = deserialize(message)
     fields = {field.name.lower(): field for field in message.fields}
     missing = [name for name in COORDINATES if name not in fields]
     if missing:

@@ -207,6 +207,8 @@ def test_serialized_bytes() -> None:
     found = deserialize(data)
     np.testing.assert_array_equal(points_of(found).points, some_points())
     assert (found.header.stamp.nanosec, found.header.frame_id) == (5, "velodyne")
+    for serialized in (data, memoryview(data)):
+        np.testing.assert_array_equal(points_of(serialized).points, some_points())
     for wrong in (data[:40], b"", b"nonsense"):
         with pytest.raises(DataError, match=f"{len(wrong)} bytes are no serialized PointCloud2"):
             deserialize(wrong)

@@ -11,15 +11,16 @@ import pytest
 pytest.importorskip("rosbags", reason="needs the bags extra")
 pytest.importorskip("mcap", reason="needs the bags extra")
 
+from pd_edge.bag_pictures import draw_pairs
 from pd_edge.bag_truth import chain, pairs_of
 from pd_edge.bags import BagReader, BagWriter
-from pd_edge.boxes import SHOWN_SCORE
+from pd_edge.boxes import SHOWN_SCORE, Detections
 from pd_edge.bundle import Bundle
 from pd_edge.cli import main
 from pd_edge.detector import Detector, load
 from pd_edge.errors import DataError
 from pd_edge.evaluate import evaluate
-from pd_edge.kitti import Calibration, Label, RawDrive, boxes_to_lidar, write_raw_drive
+from pd_edge.kitti import Calibration, Frame, Label, RawDrive, boxes_to_lidar, write_raw_drive
 from pd_edge.kitti_bag import CLOUDS, LABELS, TF_STATIC, TRUTH, write_drive
 from pd_edge.pointcloud2 import points_of
 from pd_edge.replay import DETECTIONS, MARKERS, Replayed, replay
@@ -244,6 +245,61 @@ def test_what_evaluation_lacks_is_named(
         assert len(pairs_of(tmp_path / f"{message[:9]}.mcap", drive=RawDrive(drive)).found) == SCANS - 1
 
 
+def without_clouds(bag: Path, out: Path) -> Path:
+    return changed(bag, out, lambda _number, _message: None)
+
+
+@pytest.mark.parametrize("late_ns", [0, 500])
+@pytest.mark.parametrize("of_drive", [False, True])
+def test_pictures_show_a_scan_s_own_cloud_boxes_and_truth(
+    *,
+    late_ns: int,
+    of_drive: bool,
+    bag: Path,
+    drive: Path,
+    calibration: Calibration,
+    car: Label,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("matplotlib")
+    path = recorded(bag, tmp_path / "found.mcap", calibration, [car], late_ns=late_ns)
+    source = RawDrive(drive) if of_drive else None
+    if of_drive:
+        path = without_clouds(path, tmp_path / "alone.mcap")
+    pairs, shown = pairs_of(path, drive=source), []
+
+    def draw(picture: Path, frame: Frame, detections: Detections, *_: Any, **__: Any) -> Path:
+        shown.append((frame, detections))
+        return picture
+
+    monkeypatch.setattr("pd_edge.bag_pictures.draw_scan", draw)
+    drawn = draw_pairs(tmp_path, path, pairs, SCANS, drive=source)
+    assert [each.name for each in drawn] == [f"{stamp + late_ns}.png" for stamp in TIMES[:-1]]
+    assert len(shown) == SCANS - 1
+    for number, (frame, detections) in enumerate(shown):
+        np.testing.assert_array_equal(frame.points, RawDrive(drive).frame(number).points)
+        assert frame.labels == pairs.truth[number]
+        np.testing.assert_allclose(detections.boxes, boxes_to_lidar([car], calibration), atol=1e-5)
+
+
+def test_pictures_without_clouds_say_where_to_get_them(
+    bag: Path, calibration: Calibration, car: Label, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("pd_edge.bag_pictures.draw_scan", lambda picture, *_, **__: picture)
+    path = recorded(bag, tmp_path / "found.mcap", calibration, [car])
+
+    def of_another_sensor(number: int, message: Any) -> Any:
+        message.header.frame_id = "rear" if number == 1 else "velodyne"
+        return message
+
+    others = changed(path, tmp_path / "others.mcap", of_another_sensor)
+    for given, first in ((others, TIMES[1]), (without_clouds(path, tmp_path / "alone.mcap"), TIMES[0])):
+        with pytest.raises(DataError, match=rf"no cloud in frame 'velodyne' at {first} ns.*`pd-edge replay --clouds`"):
+            draw_pairs(tmp_path, given, pairs_of(given), SCANS)
+
+
 def test_transforms_are_followed_both_ways() -> None:
     def moved(x: float) -> "np.ndarray[Any, np.dtype[np.float64]]":
         matrix = np.eye(4)
@@ -274,3 +330,23 @@ def test_commands(bag: Path, tiny_bundle: Bundle, tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit) as ended:
         main(["eval", str(bag), "--bag", str(out)])
     assert ended.value.code == 2
+
+
+def test_command_draws_pictures(
+    bag: Path, calibration: Calibration, car: Label, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    path, out = recorded(bag, tmp_path / "found.mcap", calibration, [car]), tmp_path / "pictures"
+    alone = without_clouds(path, tmp_path / "alone.mcap")
+    for given, code, said in (
+        (["--bag", str(path), "--pictures", "1", "--out", str(out)], 0, f"picture: {out / str(TIMES[0])}.png"),
+        (["--bag", str(alone), "--pictures", "1", "--out", str(out)], 1, "`pd-edge replay --clouds`"),
+        (["--bag", str(path), "--pictures", "1"], 2, "go together"),
+        (["--bag", str(path), "--out", str(out)], 2, "go together"),
+        ([str(bag), "--pictures", "1", "--out", str(out)], 2, "belong to --bag"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["eval", *given])
+        assert ended.value.code == code
+        assert said in "".join(capsys.readouterr()).replace("\n", "")
+    assert (out / f"{TIMES[0]}.png").stat().st_size > 10_000

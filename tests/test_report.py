@@ -199,21 +199,16 @@ def test_changes_on_reading_are_told() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=12), st.integers(0, 15))
 def test_chosen_frames_are_the_best_of_equal_parts(counts: list[int], wanted: int) -> None:
-    frames = [
-        frame_result(str(index), found(np.repeat(BOX, count, axis=0), [0.5] * count))
-        for index, count in enumerate(counts)
-    ]
-    chosen = choose_frames(frames, wanted)
-    assert len(chosen) == min(wanted, len(frames))
-    places = [int(frame.id) for frame in chosen]
-    assert places == sorted(set(places))
-    if wanted == 1 and frames:
-        assert len(chosen[0].detections.boxes) == max(counts)
+    chosen = choose_frames([found(np.repeat(BOX, count, axis=0), [0.5] * count) for count in counts], wanted)
+    assert len(chosen) == min(wanted, len(counts))
+    assert chosen == sorted(set(chosen))
+    if wanted == 1 and counts:
+        assert counts[chosen[0]] == max(counts)
 
 
 def test_overlays_leave_out_weak_detections_and_dont_care(calibration: Calibration, dont_care: Label) -> None:
     boxes = np.repeat(BOX, 2, axis=0)
-    assert found_overlay(frame_result("7", found(boxes, [0.9, 0.1])), ("Car",)).texts == ["Car 0.90"]
+    assert found_overlay(found(boxes, [0.9, 0.1]), ("Car",)).texts == ["Car 0.90"]
     (car,) = boxes_to_labels(BOX, ["Car"], calibration)
     labels = [car, car._replace(name="Van"), dont_care]
     frame = Frame("7", np.empty((0, 4), np.float32), calibration, labels, (1000, 400))

@@ -31,6 +31,8 @@ def evaluate(
     kitti: Annotated[
         Path | None, typer.Option(help="Raw drive with the bag's ground truth, where the bag has none.")
     ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Of BAG's scans, bird's-eye pictures to draw into OUT.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
     split: Split = None,
     model: Model = DEFAULT_MODEL,
     runtime: Runtime = None,
@@ -49,6 +51,8 @@ def evaluate(
     needs a prediction file (an empty one where nothing was found). Every frame counts: one that cannot be read is an
     error.
 
+    --pictures needs the clouds in the bag (`pd-edge replay --clouds`) or, with --kitti, in the drive.
+
     JSON: {frames, results: [{class_name, metric, difficulty, recall, ap, objects, ceiling, interval}]}, in percent;
     metric is 2d, bev, 3d, or aos, aos_bev, aos_3d for the orientation of the same matches.
 
@@ -57,23 +61,27 @@ def evaluate(
       pd-edge eval kitti/object --split val --model pointpillars-4x --bootstrap 1000
       pd-edge eval --predictions found/labels --labels kitti/object/training/label_2 --split val
       pd-edge eval --bag detections.mcap
+      pd-edge eval --bag live.mcap --kitti 2011_09_26/2011_09_26_drive_0005_sync --pictures 4 --out pictures
     """
     if [dataset, predictions, bag].count(None) != 2 or (predictions is None) != (labels is None):
         raise typer.BadParameter("give DATASET, or --bag, or both --predictions and --labels")
-    if bag is None and (topic or kitti):
-        raise typer.BadParameter("--topic and --kitti belong to --bag")
-    from pd_edge.commands.shared import load_detector, present
+    if bag is None and (topic or kitti or pictures):
+        raise typer.BadParameter("--topic, --kitti and --pictures belong to --bag; `pd-edge detect` draws a data set")
+    if (pictures > 0) != (out is not None):
+        raise typer.BadParameter("--pictures N and --out DIR go together")
+    from pd_edge.commands.shared import STANDARD_OUTPUT, load_detector, present
     from pd_edge.evaluate import bootstrap as draw
     from pd_edge.kitti import open_dataset
     from pd_edge.report import IN_VIEW_NOTE, ap_json, ap_table
-    from pd_edge.terminal import busy
+    from pd_edge.terminal import busy, say
 
+    drawn: list[Path] = []
     if dataset is not None:
         frames = open_dataset(dataset, split)
         detector = load_detector(model, runtime, precision, threads, None)
         evaluation, notes = _evaluate_model(detector, frames), [IN_VIEW_NOTE]
     elif bag is not None:
-        evaluation, notes = _evaluate_bag(bag, topic, kitti)
+        evaluation, notes, drawn = _evaluate_bag(bag, topic, kitti, pictures, out)
     elif predictions is not None and labels is not None:
         evaluation, notes = _evaluate_files(predictions, labels, split), []
     with busy("bootstrap"):
@@ -81,6 +89,8 @@ def evaluate(
     tables = [ap_table(evaluation, "r40", intervals), ap_table(evaluation, "r11", intervals)]
     tables[-1] = tables[-1]._replace(notes=[*tables[-1].notes, *notes])
     present(tables, ap_json(evaluation, intervals), json_file)
+    for path in drawn:
+        say(f"picture: {path}", stderr=json_file == STANDARD_OUTPUT)
 
 
 def _evaluate_model(detector: "Detector", frames: "Dataset") -> "Evaluation":
@@ -91,21 +101,29 @@ def _evaluate_model(detector: "Detector", frames: "Dataset") -> "Evaluation":
         return detect_batch(detector, frames, advance=advance).complete_evaluation()
 
 
-def _evaluate_bag(bag: Path, topic: str | None, kitti: Path | None) -> "tuple[Evaluation, list[str]]":
+def _evaluate_bag(
+    bag: Path, topic: str | None, kitti: Path | None, pictures: int, out: Path | None
+) -> "tuple[Evaluation, list[str], list[Path]]":
+    from pd_edge.bag_pictures import draw_pairs
     from pd_edge.bag_truth import pairs_of
     from pd_edge.evaluate import evaluate as compare
     from pd_edge.kitti import RawDrive
-    from pd_edge.terminal import busy
+    from pd_edge.terminal import busy, counting
 
+    drive = RawDrive(kitti) if kitti else None
     with busy("reading the bag"):
-        pairs = pairs_of(bag, topic, RawDrive(kitti) if kitti else None)
+        pairs = pairs_of(bag, topic, drive)
         evaluation = compare(pairs.truth, pairs.found)
+    drawn: list[Path] = []
+    if out is not None:
+        with counting("pictures") as advance:
+            drawn = draw_pairs(out, bag, pairs, pictures, drive=drive, advance=advance)
     notes = ["Detections that the left colour camera does not see do not count; KITTI labels nothing else."]
     if pairs.without_detections:
         notes.append(f"{pairs.without_detections} scans with ground truth have no detections and are left out.")
     if pairs.without_truth:
         notes.append(f"{pairs.without_truth} scans with detections have no ground truth and are left out.")
-    return evaluation, notes
+    return evaluation, notes, drawn
 
 
 def _evaluate_files(predictions: Path, labels: Path, split: str | None) -> "Evaluation":
