@@ -100,9 +100,8 @@ def points_of(message: Message | bytes | memoryview, intensity: str | None = Non
             the data are shorter than the message claims.
         MissingExtraError: The message is serialized, and ``rosbags`` is not installed.
     """
-    if isinstance(message, bytes | memoryview):
-        message = deserialize(message)
-    fields = {field.name.lower(): field for field in message.fields}
+    read: Message = deserialize(message) if isinstance(message, bytes | memoryview) else message
+    fields = {field.name.lower(): field for field in read.fields}
     missing = [name for name in COORDINATES if name not in fields]
     if missing:
         raise DataError(
@@ -113,7 +112,7 @@ def points_of(message: Message | bytes | memoryview, intensity: str | None = Non
     usual = next((name for name in INTENSITY_NAMES if name in fields), None)
     chosen = usual if intensity is None else intensity.lower()
     wanted = [fields[name] for name in (*COORDINATES, chosen) if name is not None]
-    points = _columns(_records(message, wanted), [field.name for field in wanted])
+    points = _columns(_records(read, wanted), [field.name for field in wanted])
     kept, removed = _without_invalid(points)
     return Converted(kept, removed, None if chosen is None else fields[chosen].name)
 
