@@ -81,9 +81,12 @@ def build(
     from pd_edge.config import parse_config
     from pd_edge.engine_manifest import BuildFlags
     from pd_edge.engines.build import BuildOptions, Trial, build_engine
+    from pd_edge.errors import ConfigError
     from pd_edge.kitti import open_dataset
     from pd_edge.terminal import counting, say, show
 
+    if split is not None and data is None:
+        raise ConfigError(f"--split {split}: of the frames of --data, which is missing; give both or neither")
     flags = {
         "points": {"least": min_points, "usual": opt_points, "most": max_points},
         "tf32": tf32,

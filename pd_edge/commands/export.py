@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pd_edge.engine_manifest import Precision as FilePrecision
 
 
+CALIBRATION_FRAMES, MAXIMUM = 32, 100.0
+
+
 class Form(str, Enum):
     """What the graph takes, and in which operators."""
 
@@ -40,8 +43,8 @@ def export(
     ] = Form.plain,
     precision: Annotated[Precision, typer.Option(help="Precision that is written into the file.")] = Precision.fp32,
     data: CalibrationData = None,
-    frames: CalibrationFrames = 32,
-    percentile: Percentile = 100.0,
+    frames: CalibrationFrames = CALIBRATION_FRAMES,
+    percentile: Percentile = MAXIMUM,
     float_layer: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,6 +75,16 @@ def export(
 
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: give a file that ends in .onnx")
+    if precision != Precision.int8:
+        _refuse_idle(
+            precision,
+            {
+                "--data": data is not None,
+                "--frames": frames != CALIBRATION_FRAMES,
+                "--percentile": percentile != MAXIMUM,
+                "--float": bool(float_layer),
+            },
+        )
     source = open_source(model)
     files: dict[FilePrecision, Path]
     if precision == Precision.int8:
@@ -96,3 +109,12 @@ def export(
                 weights_sha256=source.weights_sha256,
             )
         say(f"{form.value} {each}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _refuse_idle(precision: Precision, given: dict[str, bool]) -> None:
+    """Refuses options of INT8 that were given for another precision."""
+    from pd_edge.errors import ConfigError
+
+    idle = [name for name, there in given.items() if there]
+    if idle:
+        raise ConfigError(f"{', '.join(idle)}: for --precision int8, {precision.value} has no use for it; leave it out")

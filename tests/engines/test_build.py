@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pd_edge.boxes import Detections
 from pd_edge.bundle import Bundle
+from pd_edge.cli import main
 from pd_edge.config import dump_config
 from pd_edge.detector import load
 from pd_edge.engine_folder import EngineFolder
@@ -196,6 +197,14 @@ def test_ap_is_measured_at_build_time(dense: Path, tiny_cloud: Cloud, tmp_path: 
     assert 0 <= measured.ap["Car 3d moderate"] <= 100
     assert measured.ap["mean 3d moderate"] == measured.ap["Car 3d moderate"]
     assert engine.manifest.measured == measured
+
+
+def test_a_split_without_frames_is_refused(dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["build", str(dense), "--out", str(tmp_path / "engine"), "--split", "val"])
+    assert ended.value.code == 1
+    assert "--split val: of the frames of --data, which is missing" in capsys.readouterr().err
+    assert not (tmp_path / "engine").exists()
 
 
 def _truncated(folder: Path) -> None:

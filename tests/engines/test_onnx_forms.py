@@ -329,6 +329,14 @@ def test_the_command_writes_the_form_asked_for(
     [
         (["nowhere", "out.onnx"], "nowhere: no weights there"),
         (["pointpillars-4x", "out.engine"], "out.engine: give a file that ends in .onnx"),
+        (
+            ["pointpillars-4x", "out.onnx", "--frames", "8", "--float", "head"],
+            "--frames, --float: for --precision int8",
+        ),
+        (
+            ["pointpillars-4x", "out.onnx", "--precision", "fp16", "--data", "d", "--percentile", "99.9"],
+            "--data, --percentile: for --precision int8, fp16 has no use for it",
+        ),
     ],
 )
 def test_the_command_says_what_is_wrong(
