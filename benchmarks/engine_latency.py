@@ -112,14 +112,17 @@ def network_alone(engine: Path, detector: Detector, clouds: Sequence[Cloud]) -> 
     return run
 
 
-def measure(model: str, engine: Path, data: tuple[Path, Path], frames: int, threads: int | None) -> Measured:
+def measure(  # noqa: PLR0917
+    model: str, engine: Path, data: tuple[Path, Path], turns: int, frames: int, threads: int | None
+) -> Measured:
     """Times all detectors on the frames of a KITTI object folder and the whole scans of a raw drive.
 
     Args:
         model: The model.
         engine: The same in INT8, an engine folder.
         data: KITTI object folder and raw drive.
-        frames: Frames that INT8 gets one after the other; the turns of all detectors are a quarter as many.
+        turns: Turns of all detectors.
+        frames: Frames that INT8 gets one after the other behind them.
         threads: CPU threads of each network.
 
     Raises:
@@ -140,12 +143,15 @@ def measure(model: str, engine: Path, data: tuple[Path, Path], frames: int, thre
     timings: dict[tuple[str, str], list[Timing]] = {case: [] for case in cases}
     network = []
     before = cpu_times()
-    say(f"{model}: {frames // 4} turns of {', '.join(detectors)}")
-    for turn in range(WARM_UP + frames // 4):
-        for name, kind in cases:
-            cloud = clouds[kind][turn % len(clouds[kind])]
-            timings[name, kind].append(detectors[name].detect_timed(cloud)[1])
-        network.append(alone())
+    say(f"{model}: {turns} turns of {', '.join(detectors)}")
+    for turn in range(WARM_UP + turns):
+        for name, detector in detectors.items():
+            kinds = KINDS.get(name, (VIEW, WHOLE))
+            for kind in kinds if turn % 2 else kinds[::-1]:  # the first finds the caches full of another network
+                cloud = clouds[kind][turn % len(clouds[kind])]
+                timings[name, kind].append(detector.detect_timed(cloud)[1])
+            if name == INT8:
+                network.append(alone())
     say(f"{model}: {INT8}, {frames} frames one after the other")
     row = [detectors[INT8].detect_timed(view[turn % len(view)])[1] for turn in range(WARM_UP + frames)]
     found = {case: each[WARM_UP:] for case, each in timings.items()} | {(INT8, IN_A_ROW): row[WARM_UP:]}
@@ -262,13 +268,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/kitti/object"), help="KITTI object folder, split val")
     parser.add_argument("--scans", type=Path, default=SCAN_FOLDER, help="raw drive whose whole scans are taken")
     parser.add_argument("--engine", type=Path, help="MODEL as int8-cpu, dense, for OpenVINO; built where left out")
-    parser.add_argument("--runs", type=int, default=500, help="frames of INT8 in a row; a quarter as many turns of all")
+    parser.add_argument("--turns", type=int, default=120, help="turns of all detectors")
+    parser.add_argument("--frames", type=int, default=500, help="frames of INT8 in a row")
     parser.add_argument("--threads", type=int, help="CPU threads of each network")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         engine = given.engine or build_int8(given.model, given.data, Path(scratch))
-        found = measure(given.model, engine, (given.data, given.scans), max(given.runs, 4), given.threads)
+        found = measure(given.model, engine, (given.data, given.scans), given.turns, given.frames, given.threads)
     write_results(given.out, given.model, found)
     for each in targets(found):
         say(f"{each.name}: {each.value:.2f} {each.unit} (at most {each.most:g}): {'holds' if each.holds else 'missed'}")
