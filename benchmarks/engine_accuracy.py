@@ -105,7 +105,7 @@ def write_tables(out: Path) -> None:
 
 def _table(found: dict[str, Any]) -> Table:
     """One comparison as a table, under its model and data, with the machine below."""
-    nan = float("nan")
+    nan: Any = float("nan")
     rows = [
         Difference(**{name: nan if each.get(name) is None else each[name] for name in Difference._fields})
         for each in found["detectors"]
