@@ -2,9 +2,8 @@
 
 Exports a model, builds engines for the CPU runtimes and compares them on the same frames: all of them with torch on
 real frames, and what is computed otherwise than in float32 with fp32 in OpenVINO on simulated frames, which are enough
-for the AP of three classes. Figures and machine go to ``accuracy-MODEL-real.json`` and ``-simulated.json``, or
-``-simulated-part.json`` with ``--only``, and ``accuracy.md`` is written anew from all such files there. The same
-as `pd-edge export`, `build` and `compare`.
+for the AP of three classes. Figures and machine go to ``accuracy-MODEL-real.json`` and ``-simulated.json``, and
+``accuracy.md`` is written anew from all such files in the folder. The same as `pd-edge export`, `build` and `compare`.
 """
 
 import argparse
@@ -98,7 +97,7 @@ def write_result(out: Path, kind: str, model: str, data: str, differences: list[
 
 def write_tables(out: Path) -> None:
     """Writes the tables of all comparisons in a folder."""
-    files = sorted(out.glob("accuracy-*.json"), key=lambda each: ("simulated" in each.stem, each.name))
+    files = sorted(out.glob("accuracy-*.json"), key=lambda each: (each.stem.rpartition("-")[2], each.name))
     tables = [markdown_table(_table(json.loads(path.read_text()))) for path in files]
     write_bytes(out / "accuracy.md", ("\n".join([HEADING, *tables]).rstrip("\n") + "\n").encode())
 
@@ -124,12 +123,6 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="KITTI object folder; its split val is used (data/kitti/object)")
     parser.add_argument("--calibration", type=Path, default=Path("data/kitti/object"), help="frames for INT8's ranges")
     parser.add_argument("--frames", type=int, help="take only so many simulated frames; all where left out")
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=LESS_THAN_FLOAT32,
-        help="simulated: this one alone beside fp32; again for more",
-    )
     parser.add_argument("--threads", type=int, help="CPU threads of each network")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
@@ -147,12 +140,10 @@ def main() -> None:
                 found = measure(model, everything, open_dataset(arguments.real, "val"), arguments.threads)
                 write_result(arguments.out, "real", model, f"{found[0].frames} real frames (KITTI)", found)
             if arguments.simulated:
-                chosen = {name: engines[name] for name in arguments.only or LESS_THAN_FLOAT32}
-                narrow = {**float32, **({} if arguments.only else bfloat16), **chosen}
+                narrow = {**float32, **bfloat16, **{name: engines[name] for name in LESS_THAN_FLOAT32}}
                 dataset = open_dataset(arguments.simulated, None)
                 found = measure(model, narrow, dataset, arguments.threads, arguments.frames)
-                kind = "simulated-part" if arguments.only else "simulated"
-                write_result(arguments.out, kind, model, f"{found[0].frames} simulated frames", found)
+                write_result(arguments.out, "simulated", model, f"{found[0].frames} simulated frames", found)
     write_tables(arguments.out)
 
 

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pd_edge.commands.options import CalibrationData, CalibrationFrames, Percentile
+from pd_edge.commands.options import (
+    DEFAULT_CALIBRATION_FRAMES,
+    DEFAULT_PERCENTILE,
+    CalibrationData,
+    CalibrationFrames,
+    Percentile,
+)
 
 if TYPE_CHECKING:
     from pd_edge.engine_manifest import Precision as FilePrecision
-
-
-CALIBRATION_FRAMES, MAXIMUM = 32, 100.0
 
 
 class Form(str, Enum):
@@ -43,8 +46,8 @@ def export(
     ] = Form.plain,
     precision: Annotated[Precision, typer.Option(help="Precision that is written into the file.")] = Precision.fp32,
     data: CalibrationData = None,
-    frames: CalibrationFrames = CALIBRATION_FRAMES,
-    percentile: Percentile = MAXIMUM,
+    frames: CalibrationFrames = DEFAULT_CALIBRATION_FRAMES,
+    percentile: Percentile = DEFAULT_PERCENTILE,
     float_layer: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,8 +83,8 @@ def export(
             precision,
             {
                 "--data": data is not None,
-                "--frames": frames != CALIBRATION_FRAMES,
-                "--percentile": percentile != MAXIMUM,
+                "--frames": frames != DEFAULT_CALIBRATION_FRAMES,
+                "--percentile": percentile != DEFAULT_PERCENTILE,
                 "--float": bool(float_layer),
             },
         )

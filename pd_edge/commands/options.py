@@ -40,3 +40,4 @@ CalibrationFrames = Annotated[int, typer.Option(min=1, help="Frames to calibrate
 Percentile = Annotated[
     float, typer.Option(min=99, max=100, help="Percentile of a map's values that INT8 has to hold; 100: the maximum.")
 ]
+DEFAULT_CALIBRATION_FRAMES, DEFAULT_PERCENTILE = 32, 100.0

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from pd_edge.commands.options import CalibrationData, CalibrationFrames, JsonFile, Percentile, Split
+from pd_edge.commands.options import (
+    DEFAULT_CALIBRATION_FRAMES,
+    DEFAULT_PERCENTILE,
+    CalibrationData,
+    CalibrationFrames,
+    JsonFile,
+    Percentile,
+    Split,
+)
 
 
 class Target(str, Enum):
@@ -26,8 +34,8 @@ def sensitivity(
         Target, typer.Option(help="trt: symmetric INT8 maps as in int8-trt files; cpu: UINT8 maps as in int8-cpu.")
     ] = Target.trt,
     calibration: CalibrationData = None,
-    calibration_frames: CalibrationFrames = 32,
-    percentile: Percentile = 100.0,
+    calibration_frames: CalibrationFrames = DEFAULT_CALIBRATION_FRAMES,
+    percentile: Percentile = DEFAULT_PERCENTILE,
     json_file: JsonFile = None,
 ) -> None:
     """Rank layers by the AP that is lost when only they are INT8.
