@@ -15,6 +15,7 @@ from pd_edge.errors import DataError, EngineError
 from pd_edge.evaluate import MIN_OVERLAP, Evaluation, evaluate
 from pd_edge.files import read_text
 from pd_edge.kitti import Dataset, Frame, Label, crop_to_image, detections_to_labels, open_dataset
+from pd_edge.sensors import KITTI, SensorProfile
 
 Cloud = npt.NDArray[np.float32]
 
@@ -179,13 +180,14 @@ class JoinedDataset:
     Args:
         paths: Anything :func:`pd_edge.kitti.open_dataset` takes.
         split: Which frames of object folders.
+        sensor: How the sensor writes points.
 
     Raises:
         DataError: A path is no data set, or two inputs and frames have the same names.
     """
 
-    def __init__(self, paths: Sequence[Path], split: str | None = None) -> None:
-        self._datasets = [open_dataset(path, split) for path in paths]
+    def __init__(self, paths: Sequence[Path], split: str | None = None, sensor: SensorProfile = KITTI) -> None:
+        self._datasets = [open_dataset(path, split, sensor) for path in paths]
         self._places = [(number, index) for number, each in enumerate(self._datasets) for index in range(len(each))]
         self.ids = [self._datasets[number].ids[index] for number, index in self._places]
         if len(set(self.ids)) < len(self.ids):

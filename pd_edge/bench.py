@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pd_edge.config import GridConfig
 from pd_edge.detector import Timing, load
 from pd_edge.errors import EngineError, PdEdgeError
+from pd_edge.sensors import load_profile
 
 Cloud = npt.NDArray[np.float32]
 
@@ -27,6 +28,7 @@ class Case(NamedTuple):
     runtime: str = "openvino"
     precision: str = "fp32"
     threads: int | None = None  # None: the runtime's own choice
+    sensor: str = ""  # sensor profile, by name or YAML file; clouds of KITTI's sensor if empty
 
 
 class StageLatency(NamedTuple):
@@ -74,7 +76,8 @@ def bench(
 
     Args:
         cases: What to measure.
-        clouds: (N, 4) float32 each: x y z [m], intensity. Taken in turn until ``runs`` frames are timed.
+        clouds: (N, 4) float32 each: x y z [m] in the sensor's frame, intensity 0..1. Taken in turn until
+            ``runs`` frames are timed.
         runs: Frames to time per case.
         warmup: Frames to run before that, not timed.
         progress: Called with each case before it is measured.
@@ -116,7 +119,8 @@ def measure(case: Case, clouds: Sequence[Cloud], runs: int, warmup: int) -> Benc
     """Measures one case in this process; see :func:`bench`."""
     start = time.perf_counter()
     try:
-        detector = load(case.model, case.runtime, case.precision, case.threads)
+        sensor = load_profile(case.sensor).only_mount()
+        detector = load(case.model, case.runtime, case.precision, case.threads, sensor=sensor)
     except PdEdgeError as error:
         return BenchSkipped(case, str(error))
     load_ms = 1e3 * (time.perf_counter() - start)

@@ -18,6 +18,7 @@ from pd_edge.files import parse_numbers
 
 Cloud = npt.NDArray[np.float32]
 
+COORDINATES = ("x", "y", "z")
 INTENSITY_NAMES = ("intensity", "i", "reflectivity", "reflectance")
 """What the fourth field may be called, in either case."""
 _PCD_KINDS = {"F": "f", "I": "i", "U": "u"}
@@ -47,12 +48,28 @@ class Field(NamedTuple):
         return int(self.kind[1:]) * self.values
 
 
-def parse_pcd(data: bytes, source: str) -> Cloud:
+class Wanted(NamedTuple):
+    """Names of the fields to take, capitals aside.
+
+    Attributes:
+        intensity: Of the intensity; the first of :data:`INTENSITY_NAMES` that is there where None.
+        coordinates: Of x, y and z.
+    """
+
+    intensity: str | None = None
+    coordinates: tuple[str, str, str] = COORDINATES
+
+
+USUAL = Wanted()
+
+
+def parse_pcd(data: bytes, source: str, wanted: Wanted = USUAL) -> Cloud:
     """Parses a PCD file: ``ascii``, ``binary`` or ``binary_compressed``.
 
     Args:
         data: The whole file.
         source: Its name, for errors.
+        wanted: The fields to take.
 
     Returns:
         (N, 4) float32 x y z [m] and the intensity as the file has it.
@@ -61,7 +78,7 @@ def parse_pcd(data: bytes, source: str) -> Cloud:
         DataError: The header or the data is malformed or truncated, or there is no intensity field.
     """
     header, body_start = _pcd_header(data, source)
-    fields = _pcd_fields(header, source)
+    fields = _usually_named(_pcd_fields(header, source), wanted, source)
     count = _point_count(header["POINTS"][:1], f"{source}: POINTS")
     body, encoding = memoryview(data)[body_start:], " ".join(header["DATA"])
     if encoding == "ascii":
@@ -84,12 +101,13 @@ def format_pcd(points: Cloud) -> bytes:
     return header.encode() + points.astype("<f4").tobytes()
 
 
-def parse_ply(data: bytes, source: str) -> Cloud:
+def parse_ply(data: bytes, source: str, wanted: Wanted = USUAL) -> Cloud:
     """Parses the vertices of a PLY file: ``ascii``, ``binary_little_endian`` or ``binary_big_endian``.
 
     Args:
         data: The whole file.
         source: Its name, for errors.
+        wanted: The fields to take.
 
     Returns:
         (N, 4) float32 x y z [m] and the intensity as the file has it.
@@ -98,6 +116,7 @@ def parse_ply(data: bytes, source: str) -> Cloud:
         DataError: The header or the data is malformed or truncated, or there is no intensity property.
     """
     header, body_start = _ply_header(data, source)
+    header = header._replace(fields=_usually_named(header.fields, wanted, source))
     body = memoryview(data)[body_start:]
     if header.encoding == "ascii":
         return _from_text(_text_lines(body, source), header.fields, header.points, source, trailing=True)
@@ -226,6 +245,23 @@ def _ply_property(words: list[str], source: str) -> Field:
     if len(words) != 3 or words[1] not in _PLY_KINDS:
         raise DataError(f"{source}: vertex {' '.join(words)[:60]!r}; expected 'property TYPE NAME' with a number type")
     return Field(words[2], _PLY_KINDS[words[1]])
+
+
+def _usually_named(fields: list[Field], wanted: Wanted, source: str) -> list[Field]:
+    """The fields that are wanted under their usual names, and nothing else under these."""
+    if wanted == USUAL:
+        return fields
+    chosen = dict(zip(wanted.coordinates, COORDINATES, strict=True))
+    if wanted.intensity is not None:
+        chosen[wanted.intensity] = INTENSITY_NAMES[0]
+    chosen = {name.lower(): usual for name, usual in chosen.items()}
+    names = [field.name.lower() for field in fields]
+    missing = [name for name in chosen if name not in names]
+    if missing:
+        raise DataError(f"{source}: no field {', '.join(missing)}, which the sensor profile names; it has {names}")
+    taken = {*COORDINATES, *(INTENSITY_NAMES if wanted.intensity is not None else ())}
+    renamed = [chosen.get(name, f"other {name}" if name in taken else name) for name in names]
+    return [field._replace(name=name) for field, name in zip(fields, renamed, strict=True)]
 
 
 def _wanted(fields: Sequence[Field], source: str) -> list[int]:

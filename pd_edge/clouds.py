@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pd_edge.cloud_formats import format_pcd, format_ply, parse_pcd, parse_ply
+from pd_edge.cloud_formats import USUAL, Wanted, format_pcd, format_ply, parse_pcd, parse_ply
 from pd_edge.errors import DataError
 from pd_edge.files import read_bytes, write_bytes
 
@@ -68,8 +68,12 @@ def check_points(points: npt.NDArray[np.floating], source: str, intensity_max: f
     return CheckedCloud(kept, len(cloud) - len(kept), scale)
 
 
-def read_cloud(path: Path) -> Cloud:
+def read_cloud(path: Path, wanted: Wanted = USUAL) -> Cloud:
     """Reads a cloud: KITTI ``.bin`` (float32 x y z intensity), ``.npy``, ``.pcd`` or ``.ply``.
+
+    Args:
+        path: The file.
+        wanted: The fields to take of a ``.pcd`` or ``.ply``; the others have no names.
 
     Returns:
         (N, 4) float32 x y z [m] and the intensity as the file has it; pass it through :func:`check_points`.
@@ -83,7 +87,10 @@ def read_cloud(path: Path) -> Cloud:
     data = read_bytes(path, "a point cloud")
     if not data:
         raise DataError(f"{path}: the file is empty; expected a point cloud")
-    parse = {".bin": _parse_bin, ".npy": _parse_npy, ".pcd": parse_pcd, ".ply": parse_ply}[suffix]
+    if suffix in (".pcd", ".ply"):
+        named = (parse_pcd if suffix == ".pcd" else parse_ply)(data, str(path), wanted)
+        return np.require(_as_cloud(named, str(path)), requirements="W")
+    parse = _parse_bin if suffix == ".bin" else _parse_npy
     return np.require(_as_cloud(parse(data, str(path)), str(path)), requirements="W")
 
 

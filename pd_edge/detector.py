@@ -12,13 +12,14 @@ import numpy.typing as npt
 
 from pd_edge.boxes import Detections
 from pd_edge.bundle import Bundle, shipped_models
-from pd_edge.clouds import CheckedCloud, check_points
+from pd_edge.clouds import CheckedCloud
 from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig, parse_config
 from pd_edge.decode import Decoder, Heads
 from pd_edge.engine_folder import EngineFolder, is_engine_folder
 from pd_edge.errors import EngineError
 from pd_edge.pillars import PillarEncoder, PillarNet, point_cells
 from pd_edge.runtimes import AnyRuntime, PointsRuntime, open_engine, open_runtime
+from pd_edge.sensors import KITTI, SensorProfile, corrected, mount_of
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +65,10 @@ class Detector:
     Args:
         model: The model.
         runtime: That model, opened: the dense part of it, or the whole network.
-        intensity_max: The sensor's greatest intensity; recognised per cloud when left out.
+        sensor: How the sensor is mounted and writes points; as KITTI's when left out.
 
     Attributes:
+        mount: Between the cloud's frame and the model's, which is KITTI's.
         heads: What the network put out for the last cloud, in the runtime's own memory; None before the first and for
             a cloud without points.
 
@@ -74,11 +76,11 @@ class Detector:
         EngineError: The pillar feature net's weights are damaged, or missing for a runtime that takes a canvas.
     """
 
-    def __init__(self, model: TrainedModel, runtime: AnyRuntime, intensity_max: float | None = None) -> None:
+    def __init__(self, model: TrainedModel, runtime: AnyRuntime, sensor: SensorProfile = KITTI) -> None:
         self.name = model.name
         self.config = model.config
         self.runtime = runtime
-        self._intensity_max = intensity_max
+        self.sensor, self.mount = sensor, mount_of(sensor)
         self.heads: Heads | None = None
         self._encode, self._infer = _network(model, runtime)
         self._decoder = Decoder(self.config)
@@ -97,11 +99,13 @@ class Detector:
         is logged.
 
         Args:
-            points: (N, 4) float32 or float64: x y z [m] in the LiDAR frame (x forward, y left, z up), intensity.
+            points: (N, 4) float32 or float64: x y z [m] in the LiDAR frame (x forward, y left, z up), intensity; or
+                as the sensor profile says.
             source: Where the cloud comes from, for errors and the log.
 
         Returns:
-            Boxes (K, 7) in the LiDAR frame, labels and scores, best first.
+            Boxes (K, 7) in the cloud's frame, labels and scores, best first; of a tilted sensor, each box with its own
+            yaw about the cloud's z axis.
 
         Raises:
             DataError: Wrong type, shape or dtype, no finite point, or intensities that fit no known range.
@@ -111,12 +115,18 @@ class Detector:
 
     def detect_timed(self, points: npt.NDArray[np.floating], source: str = "cloud") -> tuple[Detections, Timing]:
         """Finds the objects in a cloud and tells how long each stage took; see :meth:`detect`."""
+        found, timing = self.detect_mounted(points, source)
+        return self.mount.boxes(found), timing
+
+    def detect_mounted(self, points: npt.NDArray[np.floating], source: str = "cloud") -> tuple[Detections, Timing]:
+        """As :meth:`detect_timed`, with the boxes in the model's frame; :attr:`mount` leads back to the cloud's."""
         if getattr(points, "shape", None) == (0, 4):
             _log.warning("%s: no points, so no detections", source)
             self.heads = None
             return _no_detections(), Timing(0.0, 0.0, 0.0)
         start = time.perf_counter()
-        cloud = check_points(points, source, self._intensity_max)
+        cloud = corrected(points, source, self.sensor)
+        cloud = cloud._replace(points=self.mount.points(cloud.points))
         encoded_cloud = self._encode(cloud.points)
         encoded = time.perf_counter()
         self.heads = self._infer(encoded_cloud)
@@ -168,7 +178,7 @@ def load(
     threads: int | None = None,
     *,
     decode: DecodeConfig | None = None,
-    intensity_max: float | None = None,
+    sensor: SensorProfile = KITTI,
 ) -> Detector:
     """Loads a trained detector.
 
@@ -180,7 +190,8 @@ def load(
             it). An engine folder's network is computed as its file says; bf16 stands in for float32 there.
         threads: CPU threads for the network; None leaves the choice to the runtime.
         decode: Thresholds to use instead of the model's own.
-        intensity_max: The sensor's greatest intensity; recognised per cloud when left out.
+        sensor: How the sensor is mounted and writes points (:func:`pd_edge.sensors.load_profile`); as KITTI's when
+            left out.
 
     Raises:
         EngineError: The model or its weights cannot be used, or the runtime does not offer what was asked for.
@@ -189,10 +200,10 @@ def load(
     """
     if str(name_or_path) not in shipped_models() and is_engine_folder(name_or_path):
         engine = EngineFolder.load(Path(name_or_path))
-        return Detector(_decoding(engine, decode), open_engine(engine, runtime, precision, threads), intensity_max)
+        return Detector(_decoding(engine, decode), open_engine(engine, runtime, precision, threads), sensor)
     bundle = Bundle.load(name_or_path)
     opened = open_runtime(bundle, runtime or "openvino", precision or "fp32", threads)
-    return Detector(_decoding(bundle, decode), opened, intensity_max)
+    return Detector(_decoding(bundle, decode), opened, sensor)
 
 
 def _decoding(model: ModelT, decode: DecodeConfig | None) -> ModelT:

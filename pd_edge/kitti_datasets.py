@@ -13,16 +13,18 @@ from pd_edge.kitti_calibration import Calibration, crop_to_image, read_object_ca
 from pd_edge.kitti_frames import CloudFolder, Dataset, Frame, make_frame, named, read_checked, with_image_size
 from pd_edge.kitti_labels import read_labels
 from pd_edge.kitti_raw import RawDrive
+from pd_edge.sensors import KITTI, SensorProfile
 
 _FRAME_ID = re.compile(r"[\w-]+", re.ASCII)
 
 
-def open_dataset(path: Path | str, split: str | Path | None = None) -> Dataset:
+def open_dataset(path: Path | str, split: str | Path | None = None, sensor: SensorProfile = KITTI) -> Dataset:
     """Opens a KITTI object folder, a KITTI raw drive, a folder of clouds or a single cloud.
 
     Args:
         path: The folder or file.
         split: Which frames of an object folder; see :class:`ObjectDataset`.
+        sensor: How the sensor writes points; frames have them in metres, with intensities of 0..1, in its own frame.
 
     Raises:
         DataError: The path is none of these (what was looked for is named), or a split is given for something else
@@ -30,17 +32,17 @@ def open_dataset(path: Path | str, split: str | Path | None = None) -> Dataset:
     """
     path = Path(path)
     if _object_folder(path) is not None:
-        return ObjectDataset(path, split)
+        return ObjectDataset(path, split, sensor=sensor)
     if split is not None:
         raise DataError(
             f"{path}: split {str(split)!r} asked for, but it is no KITTI object folder; leave the split out"
         )
     if (path / "velodyne_points").is_dir():
-        return RawDrive(path)
+        return RawDrive(path, sensor)
     drives = sorted(drive.parent.name for drive in path.glob("*/velodyne_points")) if path.is_dir() else []
     if drives:
         raise DataError(f"{path}: a day of KITTI raw drives; give one drive: {', '.join(drives)}")
-    return CloudFolder(path)
+    return CloudFolder(path, sensor)
 
 
 class ObjectDataset:
@@ -53,6 +55,7 @@ class ObjectDataset:
         cloud: ``reduced`` takes the points that the left colour camera sees, from ``velodyne_reduced`` where the
             frame is there, else by cropping the full cloud (the same points, bit for bit); ``full`` takes
             ``velodyne``; ``auto`` is ``reduced`` where there is a folder ``velodyne_reduced``, else ``full``.
+        sensor: How the sensor writes points.
 
     Raises:
         DataError: The folder is no KITTI object folder, the split is unknown, or there are no frames. A listed frame
@@ -64,7 +67,9 @@ class ObjectDataset:
         root: Path | str,
         split: str | Path | None = None,
         cloud: Literal["auto", "full", "reduced"] = "auto",
+        sensor: SensorProfile = KITTI,
     ) -> None:
+        self._sensor = sensor
         folder = _object_folder(Path(root))
         if folder is None:
             raise DataError(
@@ -110,10 +115,10 @@ class ObjectDataset:
     def _read_cloud(self, name: str, calibration: Calibration | None) -> CheckedCloud:
         full, reduced = (self.folder / kind / f"{name}.bin" for kind in ("velodyne", "velodyne_reduced"))
         if self.cloud == "full":
-            return read_checked(full)
+            return read_checked(full, self._sensor)
         if reduced.exists() or not full.exists():
-            return read_checked(reduced)
-        cloud = read_checked(full)
+            return read_checked(reduced, self._sensor)
+        cloud = read_checked(full, self._sensor)
         if calibration is None:
             raise DataError(f"{full}: no calibration to crop it with; add calib/{name}.txt or take the full clouds")
         return cloud._replace(points=cloud.points[crop_to_image(cloud.points, calibration)])

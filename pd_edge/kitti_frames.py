@@ -7,10 +7,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pd_edge.clouds import SUFFIXES, CheckedCloud, check_points, read_cloud
+from pd_edge.cloud_formats import Wanted
+from pd_edge.clouds import SUFFIXES, CheckedCloud, read_cloud
 from pd_edge.errors import DataError
 from pd_edge.kitti_calibration import Calibration, ImageSize, png_size
 from pd_edge.kitti_labels import Label
+from pd_edge.sensors import KITTI, SensorProfile, corrected
 
 
 class Frame(NamedTuple):
@@ -59,12 +61,17 @@ def iterate(dataset: Dataset, on_error: Callable[[str, DataError], None]) -> Ite
 class CloudFolder:
     """The clouds (.bin, .npy, .pcd, .ply) of one folder in the order of their names, or one cloud by itself.
 
+    Args:
+        path: The folder or file.
+        sensor: How the sensor writes points.
+
     Raises:
         DataError: The path does not exist or holds no cloud.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, sensor: SensorProfile = KITTI) -> None:
         path = Path(path)
+        self._sensor = sensor
         if not path.exists():
             raise DataError(f"{path}: does not exist; give a cloud, a folder of clouds, a KITTI folder or a raw drive")
         files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
@@ -86,7 +93,7 @@ class CloudFolder:
         Raises:
             DataError: The file cannot be read as a cloud.
         """
-        cloud = read_checked(self.files[index])
+        cloud = read_checked(self.files[index], self._sensor)
         return Frame(self.ids[index], cloud.points, None, None, None, cloud.notes)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -101,9 +108,10 @@ def named(root: Path, name: str, read: Callable[[], Frame]) -> Frame:
         raise DataError(f"frame {name} of {root}: {error}") from error
 
 
-def read_checked(path: Path) -> CheckedCloud:
-    """Reads a cloud and checks it; raises DataError."""
-    return check_points(read_cloud(path), str(path))
+def read_checked(path: Path, sensor: SensorProfile = KITTI) -> CheckedCloud:
+    """Reads a cloud as a sensor writes it, into its own frame [m], and checks it; raises DataError."""
+    wanted = Wanted(sensor.intensity_field, sensor.coordinate_fields)
+    return corrected(read_cloud(path, wanted), str(path), sensor)
 
 
 def with_image_size(calibration: Calibration | None, image: Path) -> Calibration | None:

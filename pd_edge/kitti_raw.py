@@ -13,6 +13,7 @@ from pd_edge.kitti_frames import Frame, make_frame, named, read_checked, with_im
 from pd_edge.kitti_labels import Label, read_labels
 from pd_edge.kitti_oxts import imu_poses, lidar_poses, read_oxts, read_timestamps
 from pd_edge.kitti_tracklets import Tracklet, read_tracklets, tracklet_labels
+from pd_edge.sensors import KITTI, SensorProfile
 
 LABEL_FOLDERS = ("label_2", "label_2_from_tracking")
 """Folders of a raw drive that may hold its labels in KITTI's object format."""
@@ -26,12 +27,14 @@ class RawDrive:
 
     Args:
         path: The drive, such as ``2011_09_26/2011_09_26_drive_0005_sync``, with the day's calibration beside it.
+        sensor: How the sensor writes points.
 
     Raises:
         DataError: The folder holds no scans.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, sensor: SensorProfile = KITTI) -> None:
+        self._sensor = sensor
         self.path = Path(path)
         self._scans = self.path / "velodyne_points"
         files = sorted((self._scans / "data").glob("*.bin"))
@@ -115,7 +118,7 @@ class RawDrive:
     def _read(self, index: int) -> Frame:
         name = self.ids[index]
         calibration = with_image_size(self.calibration, self.path / "image_02" / "data" / f"{name}.png")
-        cloud = read_checked(self._scans / "data" / f"{name}.bin")
+        cloud = read_checked(self._scans / "data" / f"{name}.bin", self._sensor)
         return make_frame(name, cloud, calibration, self._labels(index, calibration))
 
     def _labels(self, index: int, calibration: Calibration | None) -> list[Label] | None:

@@ -85,12 +85,17 @@ class Layout(NamedTuple):
     is_dense: bool
 
 
-def points_of(message: Message | bytes | memoryview, intensity: str | None = None) -> Converted:
+def points_of(
+    message: Message | bytes | memoryview,
+    intensity: str | None = None,
+    coordinates: tuple[str, str, str] = COORDINATES,
+) -> Converted:
     """Takes the points out of a message.
 
     Args:
         message: A PointCloud2; see the module.
         intensity: The field to take the intensity from; the first of :data:`INTENSITY_NAMES` that is there if left out.
+        coordinates: The fields to take x, y and z from.
 
     Returns:
         Its points, possibly none.
@@ -102,16 +107,18 @@ def points_of(message: Message | bytes | memoryview, intensity: str | None = Non
     """
     read: Message = deserialize(message) if isinstance(message, bytes | memoryview) else message
     fields = {field.name.lower(): field for field in read.fields}
-    missing = [name for name in COORDINATES if name not in fields]
+    axes = [name.lower() for name in coordinates]
+    missing = [name for name in axes if name not in fields]
     if missing:
         raise DataError(
-            f"PointCloud2: no field {', '.join(missing)} among {sorted(fields) or 'none'}; a cloud needs x, y and z"
+            f"PointCloud2: no field {', '.join(missing)} among {sorted(fields) or 'none'}; a cloud needs "
+            f"{coordinates[0]}, {coordinates[1]} and {coordinates[2]}"
         )
     if intensity is not None and intensity.lower() not in fields:
         raise DataError(f"PointCloud2: no field {intensity} for the intensity among {sorted(fields)}")
     usual = next((name for name in INTENSITY_NAMES if name in fields), None)
     chosen = usual if intensity is None else intensity.lower()
-    wanted = [fields[name] for name in (*COORDINATES, chosen) if name is not None]
+    wanted = [fields[name] for name in (*axes, chosen) if name is not None]
     points = _columns(_records(read, wanted), [field.name for field in wanted])
     kept, removed = _without_invalid(points)
     return Converted(kept, removed, None if chosen is None else fields[chosen].name)

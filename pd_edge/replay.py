@@ -10,7 +10,17 @@ from pd_edge.boxes import SHOWN_SCORE, Detections
 from pd_edge.detector import Detector, Timing
 from pd_edge.errors import DataError, EngineError
 from pd_edge.pointcloud2 import points_of
-from pd_edge.ros_messages import NANOSECONDS, Objects, bag_types, detection_array, header, marker_array, time_of
+from pd_edge.ros_messages import (
+    NANOSECONDS,
+    Objects,
+    bag_types,
+    detection_array,
+    header,
+    marker_array,
+    placed_detections,
+    placed_markers,
+    time_of,
+)
 
 CLOUD_KIND = "sensor_msgs/msg/PointCloud2"
 DETECTIONS, MARKERS = "/detections", "/detections/markers"
@@ -79,7 +89,7 @@ def replay(
     start = time.perf_counter()
     detector.warm_up()
     with BagReader(bag) as source, BagWriter(out, bag_types(), compression) as written:
-        run = _Run(source, detector, written, _cloud_topic(source, topic), clouds=clouds, shown=shown)
+        run = _Run(source, detector, written, cloud_topic(source, topic), clouds=clouds, shown=shown)
         try:
             for record in _paced(source.records(), rate):
                 run.take(record)
@@ -135,8 +145,9 @@ class _Run:
             self._emit(message, detections, record.time_ns)
 
     def _detect(self, message: Any) -> Detections:
-        cloud = points_of(message)
-        detections, timing = self._detector.detect_timed(cloud.points, f"cloud at {time_of(message)} ns")
+        sensor = self._detector.sensor
+        cloud = points_of(message, sensor.intensity_field, sensor.coordinate_fields)
+        detections, timing = self._detector.detect_mounted(cloud.points, f"cloud at {time_of(message)} ns")
         self.timings.append(timing)
         self._removed += cloud.removed
         self._without_intensity |= cloud.intensity is None
@@ -146,8 +157,10 @@ class _Run:
         kinds, classes = self._out.types.types.__getitem__, self._detector.classes
         head = header(kinds, time_of(message), message.header.frame_id)
         objects = Objects(detections.boxes, [classes[label] for label in detections.labels], detections.scores)
-        markers = marker_array(kinds, head, objects, classes, MARKER_SECONDS, shown=self._shown)
-        self._out.write(DETECTIONS, detection_array(kinds, head, objects), time_ns)
+        mount = self._detector.mount
+        pose = None if mount.needless else mount.to_cloud
+        markers = placed_markers(marker_array(kinds, head, objects, classes, MARKER_SECONDS, shown=self._shown), pose)
+        self._out.write(DETECTIONS, placed_detections(detection_array(kinds, head, objects), pose), time_ns)
         self._out.write(MARKERS, markers, time_ns)
         self._boxes += len(objects.names)
 
@@ -165,7 +178,7 @@ class _Run:
         )
 
 
-def _cloud_topic(source: BagReader, topic: str | None) -> str | None:
+def cloud_topic(source: BagReader, topic: str | None) -> str | None:
     """The topic of the clouds; None where it shows only as the bag is read, since its index is missing.
 
     Raises:

@@ -16,6 +16,7 @@ from pd_edge.config import DecodeConfig
 from pd_edge.detector import Detector, load
 from pd_edge.errors import DataError, MissingExtraError, PdEdgeError
 from pd_edge.replay import Replayed, replay
+from pd_edge.sensors import KITTI, SensorProfile
 from pd_edge.tables import Table
 
 ATTEMPTS = 3
@@ -32,6 +33,7 @@ class DetectorChoice(NamedTuple):
     precision: str | None = None
     threads: int | None = None
     decode: DecodeConfig | None = None
+    sensor: SensorProfile = KITTI
 
     def load(self) -> Detector:
         """The detector.
@@ -39,7 +41,7 @@ class DetectorChoice(NamedTuple):
         Raises:
             EngineError, ConfigError, MissingExtraError: As :func:`pd_edge.detector.load`.
         """
-        return load(self.model, self.runtime, self.precision, self.threads, decode=self.decode)
+        return load(self.model, self.runtime, self.precision, self.threads, decode=self.decode, sensor=self.sensor)
 
 
 class Task(NamedTuple):

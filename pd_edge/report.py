@@ -184,7 +184,7 @@ def bench_table(results: Sequence[BenchResult | BenchSkipped]) -> Table:
 
 
 def bench_json(results: Sequence[BenchResult | BenchSkipped]) -> list[dict[str, Any]]:
-    """``[{case: {model, runtime, precision, threads}, ...}]``.
+    """``[{case: {model, runtime, precision, threads, sensor}, ...}]``.
 
     A measured case has ``frames``, ``points``, ``detections``, ``load_ms``, ``peak_mib`` and ``stages_ms``
     (``stage -> {min, p50, p95, p99}``), a skipped one ``skipped``, the reason.

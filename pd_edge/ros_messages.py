@@ -198,6 +198,47 @@ def quaternion_of(rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return found if found[3] >= 0 else -found
 
 
+def placed_detections(message: Any, pose: npt.NDArray[np.float64] | None) -> Any:
+    """A Detection3DArray in another frame, changed in place.
+
+    Args:
+        message: The message.
+        pose: (4, 4) from its frame to the other [m]; None where they are the same.
+    """
+    if pose is not None:
+        for each in message.detections:
+            _move(each.bbox.center, pose)
+            each.results[0].pose.pose = each.bbox.center
+    return message
+
+
+def placed_markers(message: Any, pose: npt.NDArray[np.float64] | None) -> Any:
+    """A MarkerArray of :func:`marker_array` in another frame; see :func:`placed_detections`."""
+    if pose is not None:
+        for each in message.markers[1:]:
+            _move(each.pose, pose)
+    return message
+
+
+def _move(pose: Any, matrix: npt.NDArray[np.float64]) -> None:
+    """Brings a geometry_msgs/Pose to another frame, in place.
+
+    Args:
+        pose: The pose.
+        matrix: (4, 4) from its frame to the other [m].
+    """
+    p, q = pose.position, pose.orientation
+    p.x, p.y, p.z = map(float, matrix[:3, :3] @ (p.x, p.y, p.z) + matrix[:3, 3])
+    turned = _product(quaternion_of(matrix[:3, :3]), np.array([q.x, q.y, q.z, q.w]))
+    q.x, q.y, q.z, q.w = map(float, turned)
+
+
+def _product(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The quaternion (x, y, z, w) of the turn ``b``, then ``a``."""
+    vector = a[3] * b[:3] + b[3] * a[:3] + np.cross(a[:3], b[:3])
+    return np.append(vector, a[3] * b[3] - a[:3] @ b[:3])
+
+
 def _score(result: Any) -> float:
     return float(result.hypothesis.score)
 

@@ -19,6 +19,7 @@ from pd_edge.detector import Detector, Timing, load
 from pd_edge.errors import ConfigError, DataError, EngineError
 from pd_edge.pillars import encode_reference, pillarize_reference, scatter_reference
 from pd_edge.runtimes import open_runtime
+from pd_edge.sensors import KITTI
 
 Cloud = npt.NDArray[np.float32]
 
@@ -159,7 +160,9 @@ def test_bytes_of_intensity_are_scaled_and_said_once(
 def test_a_declared_intensity_holds_for_every_cloud(tiny_bundle: Bundle, tiny_cloud: Cloud) -> None:
     dark = tiny_cloud.copy()
     dark[:, 3] = 1.0
-    declared = load(tiny_bundle.folder, threads=1, intensity_max=255.0).detect(dark)
+    declared = load(tiny_bundle.folder, threads=1, sensor=KITTI.model_copy(update={"intensity_max": 255.0})).detect(
+        dark
+    )
     scaled = dark.copy()
     scaled[:, 3] /= 255
     assert_equal(declared, load(tiny_bundle.folder, threads=1).detect(scaled))

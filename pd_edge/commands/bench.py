@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Threads
+from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Sensor, Threads
 
 if TYPE_CHECKING:
-    from pd_edge.bench import Cloud
+    from pd_edge.bench import Case, Cloud
 
 STANDARD = "openvino:fp32,openvino:bf16,onnxruntime:fp32,torch:fp32"
 
@@ -25,6 +25,7 @@ def bench(
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Frames to time in each case.")] = 100,
     threads: Threads = None,
+    sensor: Sensor = "",
     json_file: JsonFile = None,
 ) -> None:
     """Measure latency, memory and load time, side by side.
@@ -32,8 +33,8 @@ def bench(
     Each case runs in a process of its own. An engine folder runs in the runtime that it was built for, and of the
     precisions listed for that runtime in each.
 
-    JSON: [{case: {model, runtime, precision, threads}, load_ms, peak_mib, stages_ms: {stage: {min, p50, p95, p99}},
-    frames, points, detections, precision}], or {case, skipped: reason} for what cannot run on this machine.
+    JSON: [{case: {model, runtime, precision, threads, sensor}, load_ms, peak_mib, stages_ms: {stage: {min, p50, p95,
+    p99}}, frames, points, detections, precision}], or {case, skipped: reason} for what cannot run on this machine.
 
     \b
     Examples:
@@ -58,8 +59,8 @@ def bench(
                 f":{' or :'.join(PRECISIONS)} behind it or nothing"
             )
     wanted = [(runtime, precision or "fp32") for runtime, _, precision in pairs]
-    cases = [Case(name, *pair, threads) for name in model or [DEFAULT_MODEL] for pair in _pairs(name, wanted)]
-    clouds = _clouds(cases[0].model, frames, runs)
+    cases = [Case(name, *pair, threads, sensor) for name in model or [DEFAULT_MODEL] for pair in _pairs(name, wanted)]
+    clouds = _clouds(cases[0], frames, runs)
     with counting("cases") as advance:
         advance(0, len(cases))
         started: list[Case] = []
@@ -85,14 +86,15 @@ def _pairs(model: str, wanted: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return own or [(runtime, "fp32")]
 
 
-def _clouds(model: str, frames: Path | None, most: int) -> "list[Cloud]":
+def _clouds(case: "Case", frames: Path | None, most: int) -> "list[Cloud]":
     """Clouds to run on, cut to the camera's view where that is known."""
     from pd_edge.batch import points_to_use
     from pd_edge.bench import synthetic_cloud
     from pd_edge.commands.shared import model_config
     from pd_edge.kitti import open_dataset
+    from pd_edge.sensors import load_profile
 
     if frames is None:
-        return [synthetic_cloud(20_000, model_config(model).model.grid)]
-    dataset = open_dataset(frames)
+        return [synthetic_cloud(20_000, model_config(case.model).model.grid)]
+    dataset = open_dataset(frames, sensor=load_profile(case.sensor))
     return [points_to_use(dataset.frame(index))[0] for index in range(min(most, len(dataset)))]

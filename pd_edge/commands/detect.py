@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Model, Precision, Runtime, Score, Split, Threads
+from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Model, Precision, Runtime, Score, Sensor, Split, Threads
 
 if TYPE_CHECKING:
     from pd_edge.batch import BatchResult
@@ -27,6 +27,7 @@ def detect(
     threads: Threads = None,
     score: Score = None,
     split: Split = None,
+    sensor: Sensor = "",
     crop: Annotated[
         bool | None,
         typer.Option(
@@ -52,7 +53,7 @@ def detect(
 
     \b
     Examples:
-      pd-edge detect scan.pcd
+      pd-edge detect scan.pcd --sensor vlp-16
       pd-edge detect kitti/object --split val --out found --pictures 4
       pd-edge detect 2011_09_26/2011_09_26_drive_0005_sync --json - | jq .latency_ms
     """
@@ -60,13 +61,15 @@ def detect(
     from pd_edge.boxes import SHOWN_SCORE
     from pd_edge.commands.shared import detect_and_write, load_detector, tell_run
     from pd_edge.pictures import check_drawable
+    from pd_edge.sensors import load_profile
 
     if pictures and out is None:
         raise typer.BadParameter("pictures need a folder: add --out DIR", param_hint="--pictures")
     if pictures:
         check_drawable()
-    dataset = JoinedDataset(inputs, split)
-    detector = load_detector(model, runtime, precision, threads, score)
+    profile = load_profile(sensor)
+    dataset = JoinedDataset(inputs, split, profile)
+    detector = load_detector(model, runtime, precision, threads, score, profile)
     title = f"Detections in {', '.join(path.resolve().name for path in inputs)}"
     run = detect_and_write(detector, dataset, out, title, pictures=pictures, crop=crop)
     tell_run(run, _detections(run.result, SHOWN_SCORE if score is None else 0.0), json_file)

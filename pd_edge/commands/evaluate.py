@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Model, Precision, Runtime, Split, Threads
+from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Model, Precision, Runtime, Sensor, Split, Threads
 
 if TYPE_CHECKING:
     from pd_edge.detector import Detector
@@ -34,6 +34,7 @@ def evaluate(
     pictures: Annotated[int, typer.Option(min=0, help="Of BAG's scans, bird's-eye pictures to draw into OUT.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
     split: Split = None,
+    sensor: Sensor = "",
     model: Model = DEFAULT_MODEL,
     runtime: Runtime = None,
     precision: Precision = None,
@@ -69,16 +70,22 @@ def evaluate(
         raise typer.BadParameter("--topic, --kitti and --pictures belong to --bag; `pd-edge detect` draws a data set")
     if (pictures > 0) != (out is not None):
         raise typer.BadParameter("--pictures N and --out DIR go together")
+    if dataset is None and sensor:
+        raise typer.BadParameter(
+            "belongs to DATASET; what is recorded was detected with a sensor", param_hint="--sensor"
+        )
     from pd_edge.commands.shared import STANDARD_OUTPUT, load_detector, present
     from pd_edge.evaluate import bootstrap as draw
     from pd_edge.kitti import open_dataset
     from pd_edge.report import IN_VIEW_NOTE, ap_json, ap_table
+    from pd_edge.sensors import load_profile
     from pd_edge.terminal import busy, say
 
     drawn: list[Path] = []
     if dataset is not None:
-        frames = open_dataset(dataset, split)
-        detector = load_detector(model, runtime, precision, threads, None)
+        profile = load_profile(sensor)
+        frames = open_dataset(dataset, split, profile)
+        detector = load_detector(model, runtime, precision, threads, None, profile)
         evaluation, notes = _evaluate_model(detector, frames), [IN_VIEW_NOTE]
     elif bag is not None:
         evaluation, notes, drawn = _evaluate_bag(bag, topic, kitti, pictures, out)

@@ -32,6 +32,12 @@ BankCache = Annotated[
 Score = Annotated[
     float | None, typer.Option(min=0, max=1, help="Least score of a detection; the model's own if left out.")
 ]
+Sensor = Annotated[
+    str,
+    typer.Option(
+        help="Sensor profile: a shipped one's name, or a YAML file; mounted and scaled as in KITTI if left out."
+    ),
+]
 CalibrationData = Annotated[
     Path | None,
     typer.Option(help="Frames to calibrate INT8 on: anything `detect` takes; training frames if left out."),

@@ -24,7 +24,6 @@ setup(
         (SHARE, ["package.xml"]),
         files("launch"),
         files("config"),
-        files("config/sensors"),
     ],
     install_requires=["setuptools", "pd-edge"],
     zip_safe=True,

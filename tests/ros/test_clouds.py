@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from pd_edge_ros.clouds import count_in, crop, prepare
 from pd_edge_ros.config import NodeConfig
-from pd_edge_ros.profiles import KITTI, SensorProfile, mount_of
 from pd_edge_ros.refusals import RefusedError
 
 from pd_edge.config import GridConfig
 from pd_edge.pointcloud2 import layout_of
+from pd_edge.sensors import KITTI, SensorProfile, mount_of
 
 POINTS = np.array([[10, 0, -1, 0.5], [0.5, 0.2, 0.1, 0.25], [50, 5, 1, 1], [0, 3, 0, 0]], np.float32)
 

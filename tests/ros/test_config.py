@@ -2,17 +2,18 @@
 
 import ast
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from pd_edge_ros.config import CHANGEABLE, NodeConfig, changed
-from pd_edge_ros.profiles import config_folder
 
 from pd_edge.config import parse_config
 from pd_edge.errors import ConfigError
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
+CONFIG = Path(__file__).resolve().parents[2] / "ros_nodes" / "pd_edge_ros" / "config"
 
 
 def test_thresholds_of_classes() -> None:
@@ -64,23 +65,23 @@ def test_what_can_change_while_the_engine_is_loaded() -> None:
 
 def test_the_launched_parameters_fit() -> None:
     """The YAML that the launch file names, and the names it is read under."""
-    given = yaml.safe_load((config_folder() / "detector.yaml").read_text(encoding="utf-8"))
+    given = yaml.safe_load((CONFIG / "detector.yaml").read_text(encoding="utf-8"))
     assert list(given) == ["detector"]
     config = parse_config(given["detector"]["ros__parameters"], NodeConfig, "detector.yaml")
     assert (config.max_age, config.score_threshold) == (0.5, 0.3)
 
 
 def test_viewers_show_what_the_node_publishes() -> None:
-    rviz = yaml.safe_load((config_folder() / "detector.rviz").read_text(encoding="utf-8"))
+    rviz = yaml.safe_load((CONFIG / "detector.rviz").read_text(encoding="utf-8"))
     topics = [each["Topic"]["Value"] for each in rviz["Visualization Manager"]["Displays"] if "Topic" in each]
     assert topics == ["points", "detections/markers"]
-    layout = json.loads((config_folder() / "foxglove.json").read_text(encoding="utf-8"))
+    layout = json.loads((CONFIG / "foxglove.json").read_text(encoding="utf-8"))
     assert "/detections/markers" in layout["configById"]["3D!scene"]["topics"]
 
 
 def test_the_launch_file_is_python() -> None:
     """It is run on a ROS with launch alone; here its names are checked against the configuration."""
-    text = (config_folder().parent / "launch" / "detector.launch.py").read_text(encoding="utf-8")
+    text = (CONFIG.parent / "launch" / "detector.launch.py").read_text(encoding="utf-8")
     ast.parse(text)
     assert all(f'"{name}"' in text for name in ("model", "sensor"))
     assert {"model", "sensor"} <= set(NodeConfig.model_fields)

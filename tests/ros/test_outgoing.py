@@ -10,10 +10,10 @@ pytest.importorskip("rosbags", reason="needs the bags extra")
 from pd_edge_ros.config import NodeConfig
 from pd_edge_ros.health import Report
 from pd_edge_ros.outgoing import chosen, detections_message, diagnostics_message, markers_message
-from pd_edge_ros.profiles import SensorProfile, mount_of
 
 from pd_edge.boxes import Detections
 from pd_edge.ros_messages import DETECTIONS, MARKERS, bag_types, header, objects_of
+from pd_edge.sensors import SensorProfile, mount_of
 
 TYPES = bag_types()
 KINDS = TYPES.types.__getitem__

@@ -9,8 +9,8 @@ from pd_edge.clouds import Cloud
 from pd_edge.config import GridConfig
 from pd_edge.errors import DataError
 from pd_edge.pointcloud2 import points_of
+from pd_edge.sensors import Mount, SensorProfile, in_metres
 from pd_edge_ros.config import NodeConfig
-from pd_edge_ros.profiles import Mount, SensorProfile
 from pd_edge_ros.refusals import RefusedError
 
 Kept = npt.NDArray[np.bool_]
@@ -37,10 +37,10 @@ def prepare(message: Any, config: NodeConfig, profile: SensorProfile, mount: Mou
         RefusedError: The message is malformed, or no point is left.
     """
     try:
-        cloud = points_of(message, profile.intensity_field)
+        cloud = points_of(message, profile.intensity_field, profile.coordinate_fields)
     except DataError as error:
         raise RefusedError("malformed", str(error)) from error
-    points = crop(cloud.points, config)
+    points = crop(in_metres(cloud.points, profile), config)
     if not len(points):
         raise RefusedError(
             "empty",

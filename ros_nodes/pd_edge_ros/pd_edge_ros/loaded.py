@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 from pd_edge.boxes import Detections
 from pd_edge.detector import Detector, Timing, load
 from pd_edge.errors import DataError, EngineError
+from pd_edge.sensors import Mount, SensorProfile, load_profile, mount_of
 from pd_edge_ros.clouds import Prepared, prepare
 from pd_edge_ros.config import NodeConfig
-from pd_edge_ros.profiles import Mount, SensorProfile, load_profile, mount_of
 from pd_edge_ros.refusals import RefusedError
 
 
@@ -41,7 +41,7 @@ class Loaded(NamedTuple):
             config.runtime or None,
             config.precision or None,
             config.threads or None,
-            intensity_max=profile.intensity_max,
+            sensor=profile.only_intensity(),
         )
         mount = mount_of(profile, config.sensor_height)
         loaded = cls(config, detector, profile, mount, config.thresholds(detector.classes))

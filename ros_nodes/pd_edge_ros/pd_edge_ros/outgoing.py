@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_edge.boxes import Detections
-from pd_edge.ros_messages import Kinds, Objects, detection_array, marker_array, quaternion_of
+from pd_edge.ros_messages import Kinds, Objects, detection_array, marker_array, placed_detections, placed_markers
 from pd_edge_ros.config import NodeConfig
 from pd_edge_ros.health import Report
 
@@ -39,13 +39,7 @@ def detections_message(kinds: Kinds, head: Any, objects: Objects, pose: Matrix |
         objects: The boxes, in the model's frame.
         pose: (4, 4) from the model's frame to the header's [m]; None where they are the same.
     """
-    message = detection_array(kinds, head, objects)
-    if pose is None:
-        return message
-    for each in message.detections:
-        move(each.bbox.center, pose)
-        each.results[0].pose.pose = each.bbox.center
-    return message
+    return placed_detections(detection_array(kinds, head, objects), pose)
 
 
 def markers_message(
@@ -53,25 +47,7 @@ def markers_message(
 ) -> Any:
     """A MarkerArray in the header's frame that takes the place of all earlier ones; see :func:`detections_message`."""
     lifetime, shown = config.marker_lifetime, config.marker_threshold
-    message = marker_array(kinds, head, objects, classes, lifetime, shown=shown)
-    if pose is None:
-        return message
-    for each in message.markers[1:]:
-        move(each.pose, pose)
-    return message
-
-
-def move(pose: Any, matrix: Matrix) -> None:
-    """Brings a geometry_msgs/Pose to another frame, in place.
-
-    Args:
-        pose: The pose.
-        matrix: (4, 4) from its frame to the other [m].
-    """
-    p, q = pose.position, pose.orientation
-    p.x, p.y, p.z = map(float, matrix[:3, :3] @ (p.x, p.y, p.z) + matrix[:3, 3])
-    turned = _product(quaternion_of(matrix[:3, :3]), np.array([q.x, q.y, q.z, q.w]))
-    q.x, q.y, q.z, q.w = map(float, turned)
+    return placed_markers(marker_array(kinds, head, objects, classes, lifetime, shown=shown), pose)
 
 
 def diagnostics_message(kinds: Kinds, head: Any, name: str, hardware: str, report: Report) -> Any:
@@ -82,9 +58,3 @@ def diagnostics_message(kinds: Kinds, head: Any, name: str, hardware: str, repor
     level = bytes([report.level])
     said = status(level=level, name=name, message=report.message, hardware_id=hardware, values=values)
     return kinds("diagnostic_msgs/msg/DiagnosticArray")(header=head, status=[said])
-
-
-def _product(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The quaternion (x, y, z, w) of the turn ``b``, then ``a``."""
-    vector = a[3] * b[:3] + b[3] * a[:3] + np.cross(a[:3], b[:3])
-    return np.append(vector, a[3] * b[3] - a[:3] @ b[:3])
