@@ -59,6 +59,10 @@ class McapStream:
         """0: only an index knows."""
         return 0
 
+    def reliability(self, topic: str) -> str:  # noqa: ARG002 - as a complete bag's
+        """Unknown: only an index knows."""
+        return ""
+
     def rows(self, topics: Collection[str] | None = None) -> Iterator[Row]:
         """The messages, of all topics where none are named.
 

@@ -108,6 +108,10 @@ class BagReader:
         """How many messages a topic has; 0 where the bag's index, which tells, is missing."""
         return self._source.count(topic)
 
+    def reliability(self, topic: str) -> str:
+        """``best_effort`` or ``reliable``, as a topic's publishers offered; empty where the bag does not say."""
+        return self._source.reliability(topic)
+
     def records(self, topics: Collection[str] | None = None) -> Iterator[Record]:
         """The messages in the order of their time; all topics where none are named.
 
@@ -171,6 +175,13 @@ class _Indexed:
 
     def count(self, topic: str) -> int:
         return sum(each.msgcount for each in self._reader.connections if each.topic == topic)
+
+    def reliability(self, topic: str) -> str:
+        extras = [each.ext for each in self._reader.connections if each.topic == topic]
+        offered = [qos.reliability for ext in extras for qos in getattr(ext, "offered_qos_profiles", ())]
+        if not offered:
+            return ""
+        return "reliable" if set(offered) == {QosReliability.RELIABLE} else "best_effort"
 
     def rows(self, topics: Collection[str] | None) -> Iterator[Row]:
         wanted = [each for each in self._reader.connections if topics is None or each.topic in topics]

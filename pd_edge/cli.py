@@ -19,6 +19,7 @@ from pd_edge.commands.compare import compare
 from pd_edge.commands.demo import demo
 from pd_edge.commands.detect import detect
 from pd_edge.commands.distill import distill
+from pd_edge.commands.doctor import doctor
 from pd_edge.commands.evaluate import evaluate
 from pd_edge.commands.export import export
 from pd_edge.commands.models import models
@@ -89,6 +90,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "simulate": simulate,
     "replay": replay,
     "realism": realism,
+    "doctor": doctor,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
