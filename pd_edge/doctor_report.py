@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from pd_edge.boxes import SHOWN_SCORE
 from pd_edge.config import GridConfig
 from pd_edge.detector import Detector, load
-from pd_edge.doctor import Finding, Sample, diagnose
+from pd_edge.doctor import diagnose
+from pd_edge.doctor_evidence import Finding, Sample
 from pd_edge.doctor_reference import reference
 from pd_edge.doctor_sources import sample_of
 from pd_edge.doctor_trial import LEAST, Trial, check_scores, histogram_line, try_profile
@@ -93,6 +94,8 @@ def lines(report: Report) -> Iterator[str]:
         yield f"boxes in {report.clouds} clouds (scores {SHOWN_SCORE:g} or more): {_boxes(report.before)}"
         if report.changed:
             yield f"with the proposed profile: {_boxes(report.before)} -> {_boxes(report.after)}"
+        if report.after.boxes < report.before.boxes:
+            yield "fewer than before: do not take the profile over unseen; give more clouds, or measure on the vehicle"
         yield f"scores {histogram_line(report.after.histogram)}"
 
 

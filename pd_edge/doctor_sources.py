@@ -8,7 +8,7 @@ import numpy as np
 
 from pd_edge.cloud_formats import Wanted
 from pd_edge.clouds import SUFFIXES, Cloud, read_cloud
-from pd_edge.doctor import Sample
+from pd_edge.doctor_evidence import Sample
 from pd_edge.errors import DataError
 from pd_edge.pointcloud2 import Converted, points_of
 from pd_edge.sensors import SensorProfile

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from pd_edge.doctor import Sample
+from pd_edge.doctor_evidence import Sample
 from pd_edge.doctor_sources import message_sample
 from pd_edge.errors import DataError
 from pd_edge.sensors import SensorProfile

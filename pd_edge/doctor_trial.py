@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from pd_edge.boxes import SHOWN_SCORE
 from pd_edge.detector import Detector
-from pd_edge.doctor import Finding, Sample
+from pd_edge.doctor_evidence import Finding, Sample
 from pd_edge.errors import DataError
 from pd_edge.sensors import SensorProfile, corrected, mount_of
 

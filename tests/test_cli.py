@@ -236,6 +236,23 @@ def test_detect_takes_a_least_score(
     assert min(kept) >= least
 
 
+def test_detect_and_eval_take_a_sensor(
+    run: CommandLine, tiny_bundle: Bundle, kitti: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    profile = tmp_path / "high.yaml"
+    profile.write_text("name: high\nheight: 2.73\nintensity_max: 255\n", encoding="utf-8")
+    write_cloud(
+        tmp_path / "scan.npy", tiny_cloud * np.array([1, 1, 1, 255], np.float32) - np.array([0, 0, 1, 0], np.float32)
+    )
+    arguments = [tmp_path / "scan.npy", "--model", tiny_bundle.folder, "--json", "-", "--sensor", profile]
+    found = json.loads(run("detect", *arguments).out)["frames"][0]["detections"]
+    expected = pd_edge.load(tiny_bundle.folder).detect(tiny_cloud).boxes - [0, 0, 1, 0, 0, 0, 0]
+    np.testing.assert_allclose([each["box"] for each in found], expected, atol=2e-3)
+    outcome = run("eval", kitti, "--model", tiny_bundle.folder, "--sensor", "nothing")
+    assert "no profile 'nothing'; shipped are hdl-64e" in outcome.err
+    assert run("eval", "--bag", "x.mcap", "--sensor", "vlp-16").code == 2
+
+
 def test_detect_goes_past_bad_frames_and_leaves_everything(
     run: CommandLine, tiny_bundle: Bundle, kitti: Path, tmp_path: Path
 ) -> None:
@@ -417,10 +434,11 @@ def test_bench_side_by_side(run: CommandLine, tiny_bundle: Bundle, kitti: Path) 
     outcome = run(
         "bench",
         *("--model", tiny_bundle.folder, "--runtimes", "openvino, torch:bf16", "--runs", 2),
-        *("--frames", kitti, "--json", "-"),
+        *("--frames", kitti, "--json", "-", "--sensor", "vlp-16"),
     )
     assert outcome.code == 0, outcome.err
     done, skipped = json.loads(outcome.out)
+    assert done["case"]["sensor"] == "vlp-16"
     assert done["case"]["runtime"] == "openvino"
     assert done["stages_ms"]["total"]["p50"] > 0
     assert "torch runs the network in fp32 only" in skipped["skipped"]

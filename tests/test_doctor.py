@@ -13,9 +13,10 @@ import pytest
 from pd_edge.cli import main
 from pd_edge.clouds import read_cloud, write_cloud
 from pd_edge.config import Config, GridConfig
-from pd_edge.doctor import Finding, Sample, diagnose
+from pd_edge.doctor import diagnose
+from pd_edge.doctor_evidence import Finding, Sample
 from pd_edge.doctor_reference import Reference, figures, measure, reference
-from pd_edge.doctor_report import DetectorWanted, examine, lines
+from pd_edge.doctor_report import DetectorWanted, Report, examine, lines
 from pd_edge.doctor_sources import sample_of
 from pd_edge.doctor_trial import Trial, check_scores
 from pd_edge.errors import DataError
@@ -111,6 +112,25 @@ def test_a_profile_that_describes_a_sensor_leaves_nothing_to_find(simulated: Clo
     turned = turn(simulated, -90, 2)
     assert not named(turned, KITTI.model_copy(update={"yaw": 90.0}))
     assert [each.name for each in named(turned)] == ["axes"]
+
+
+def test_a_full_turn_with_x_and_y_swapped_is_named_by_its_street() -> None:
+    """Boxes there are all the same, of what stands beside the vehicle."""
+    pytest.importorskip("open3d", reason="needs the train extra")
+    from pd_edge.training.sim.scene import SimulateConfig, simulate_frame
+
+    points = simulate_frame(np.random.default_rng(5), SimulateConfig(full_cloud=True)).points
+    assert not named(points)
+    assert {each.name: each.blocks for each in named(swapped(points))} == {"axes": False}
+
+
+def test_a_profile_that_brings_fewer_boxes_is_said() -> None:
+    before, after = Trial(7, 0.9, (0,) * 6), Trial(4, 0.8, (0,) * 6)
+    report = Report("scan.bin", 1, [], KITTI, changed=True, before=before, after=after)
+    said = list(lines(report))
+    assert "with the proposed profile: 7 boxes -> 4 boxes" in said
+    assert any(each.startswith("fewer than before") for each in said)
+    assert not any(each.startswith("fewer") for each in lines(report._replace(after=before)))
 
 
 def test_other_findings(simulated: Cloud) -> None:

@@ -1,5 +1,6 @@
 """A detector over bags, and KITTI's AP from what it recorded."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from pd_edge.kitti_bag import CLOUDS, LABELS, TF_STATIC, TRUTH, write_drive
 from pd_edge.pointcloud2 import points_of
 from pd_edge.replay import DETECTIONS, MARKERS, Replayed, replay
 from pd_edge.ros_messages import Objects, bag_types, detection_array, header, objects_of
+from pd_edge.sensors import MODEL_HEIGHT
 
 SCANS, PERIOD = 4, 100_000_000
 TIMES = [1_767_225_600_000_000_000 + n * PERIOD for n in range(SCANS)]
@@ -99,6 +101,31 @@ def test_detections_are_the_detector_s_with_their_cloud_s_header(bag: Path, dete
     handed_on = [each for each in records if each.topic not in {DETECTIONS, MARKERS}]
     assert [(*each[:3], bytes(each.data)) for each in handed_on] == [(*each[:3], bytes(each.data)) for each in others]
     assert (done.topic, done.boxes, len(done.timings), done.failures, done.cut) == (CLOUDS, count, SCANS, [], None)
+
+
+def test_a_mounted_sensor_gets_boxes_in_its_own_frame(
+    bag: Path, detector: Detector, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    def lifted(_: int, message: Any) -> Any:
+        points = points_of(message).points - np.array([0, 0, 1, 0], np.float32)
+        return dataclasses.replace(message, data=np.ascontiguousarray(points).reshape(-1).view(np.uint8))
+
+    high = changed(bag, tmp_path / "high.mcap", lifted)
+    profile = tmp_path / "high.yaml"
+    profile.write_text(f"name: high\nheight: {MODEL_HEIGHT + 1}\n", encoding="utf-8")
+    out = ["--model", str(tiny_bundle.folder), "--runtime", "onnxruntime", "--out", str(tmp_path / "out.mcap")]
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", str(high), *out, "--sensor", str(profile)])
+    assert not ended.value.code
+    with BagReader(bag) as source, BagReader(tmp_path / "out.mcap") as found:
+        clouds = [source.message(each) for each in source.records([CLOUDS])]
+        messages = [found.message(each) for each in found.records([DETECTIONS])]
+        markers = [found.message(each) for each in found.records([MARKERS])]
+    for cloud, message, shown in zip(clouds, messages, markers, strict=True):
+        expected = detector.detect(points_of(cloud).points).boxes - [0, 0, 1, 0, 0, 0, 0]
+        np.testing.assert_allclose(objects_of(message).boxes, expected, atol=2e-3)
+        heights = {round(each.bbox.center.position.z, 3) for each in message.detections}
+        assert {round(each.pose.position.z, 3) for each in shown.markers if each.ns == "boxes"} <= heights
 
 
 def test_clouds_are_copied_where_asked_for(bag: Path, detector: Detector, tmp_path: Path) -> None:
