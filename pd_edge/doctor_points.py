@@ -1,11 +1,14 @@
 """Checks of a sensor's points: fields, intensity, range, density and how they are sent; see :mod:`pd_edge.doctor`."""
 
+import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from pd_edge.clouds import INTENSITY_SCALES
 from pd_edge.doctor_evidence import IN_PROFILE, Evidence, Finding
-from pd_edge.doctor_reference import VIEW, figures
+from pd_edge.doctor_reference import VIEW, Spread, figures
 from pd_edge.errors import DataError
 from pd_edge.pillars import point_cells
 from pd_edge.sensors import corrected, in_metres, mount_of
@@ -69,6 +72,8 @@ def check_intensity_range(evidence: Evidence) -> Finding | None:
 
 def check_intensity(evidence: Evidence) -> Finding | None:
     """Intensities unlike those of the training data."""
+    if not evidence.sample.intensity:
+        return None
     try:
         values = np.concatenate([each[:, 3] for each in evidence.clouds()])
     except DataError:
@@ -79,12 +84,9 @@ def check_intensity(evidence: Evidence) -> Finding | None:
         said = f"all intensities are {values[0]:g}"
         remedy = f"{IN_PROFILE}: intensity_field: NAME of the field that has them"
     elif p95 < known.low / 3:
-        top = float(evidence.own[:, 3].max())
-        middle = float(np.percentile(evidence.own[:, 3], 95))
         said = f"95 % of the intensities are below {p95:.3f} of 1"
-        change = {"intensity_max": None, "intensity_curve": _curve(middle, top, known.middle)}
-        points = ", ".join(f"[{a:g}, {b:g}]" for a, b in change["intensity_curve"])
-        remedy = f"{IN_PROFILE}: intensity_curve: [{points}]"
+        change = _brighter(evidence.own[:, 3], known)
+        remedy = f"{IN_PROFILE}: {_as_yaml(change)}"
     else:
         return None
     expected = f"95 % below {known.low:.2f} to {known.high:.2f}, as in the training data"
@@ -153,23 +155,32 @@ def check_qos(evidence: Evidence) -> Finding | None:
 
 def _unusable_intensity(low: float, high: float, why: str) -> Finding:
     """Intensities that the detector refuses."""
-    curve = ((0.0, 0.0), (high, 1.0))
     mendable = low >= 0 and high > 0
+    change = {"intensity_max": float(math.ceil(high)), "intensity_curve": ()} if mendable else {}
+    remedy = f"{IN_PROFILE}: intensity_max: {math.ceil(high)}, or the sensor's greatest"
     return Finding(
         "intensity",
         f"intensities {low:g}..{high:g}",
         "0..1, 0..255 or 0..65535, or as the profile says",
         f"every such cloud is refused ({why})",
-        f"{IN_PROFILE}: intensity_max: {high:g}, the sensor's greatest"
-        if mendable
-        else "sensor driver: no negative ones",
+        remedy if mendable else "sensor driver: no intensities below 0",
         blocks=True,
-        change={"intensity_max": None, "intensity_curve": curve} if mendable else {},
+        change=change,
     )
 
 
-def _curve(middle: float, top: float, wanted: float) -> tuple[tuple[float, float], ...]:
-    """A curve from 0 over (middle, wanted) to (top, 1)."""
-    if 0 < middle < top:
-        return (0.0, 0.0), (round(middle, 4), round(wanted, 3)), (round(top, 4), 1.0)
-    return (0.0, 0.0), (round(top, 4), 1.0)
+def _brighter(values: npt.NDArray[np.float32], known: Spread) -> dict[str, Any]:
+    """A scale that makes intensities as bright as the training data's; a curve where no usual one does."""
+    p95 = float(np.percentile(values, 95))
+    scale = next(each for each in (1.0, *INTENSITY_SCALES, math.inf) if values.max() <= each)
+    if known.low / 3 <= p95 / scale:
+        return {"intensity_max": scale, "intensity_curve": ()}
+    top = scale if math.isfinite(scale) else float(np.ceil(values.max()))
+    return {"intensity_max": None, "intensity_curve": ((0.0, 0.0), (float(f"{p95:.3g}"), known.middle), (top, 1.0))}
+
+
+def _as_yaml(change: dict[str, Any]) -> str:
+    """The scale or curve as a line of a profile."""
+    if not change["intensity_curve"]:
+        return f"intensity_max: {change['intensity_max']:g}"
+    return f"intensity_curve: [{', '.join(f'[{a:g}, {b:g}]' for a, b in change['intensity_curve'])}]"

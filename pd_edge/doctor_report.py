@@ -71,6 +71,8 @@ def examine(
         return Report(source, 0, [*findings, _unreadable(str(error))], profile, changed=False, before=None, after=None)
     grid = GridConfig() if detector is None else detector.config.model.grid
     found, proposed = diagnose(sample, profile, grid, reference())
+    if proposed != profile:
+        proposed = proposed.model_copy(update={"name": f"measured on {Path(source).name}"})
     before = after = None
     if detector is not None:
         before = after = try_profile(detector, sample, profile)

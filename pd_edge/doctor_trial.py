@@ -62,6 +62,16 @@ def check_scores(trial: Trial, threshold: float) -> Finding | None:
     """Clouds in which nothing scores enough, once all else that was found is mended."""
     if trial.best >= max(threshold, SHOWN_SCORE):
         return None
+    if trial.refused:
+        return Finding(
+            "scores",
+            f"the detector refuses clouds: {trial.refused}",
+            "clouds that can be used",
+            "there are no boxes for these",
+            "what the message says",
+            blocks=True,
+            change={},
+        )
     low = trial.best > LEAST
     return Finding(
         "scores",

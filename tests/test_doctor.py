@@ -138,7 +138,9 @@ def test_other_findings(simulated: Cloud) -> None:
         sample = Sample(**{"clouds": [simulated], **parts})
         return {each.name: each for each in diagnose(sample, KITTI, GridConfig(), reference())[0]}
 
-    assert "intensity_field" in found(intensity=False, fields=("x", "y", "z", "ring"))["fields"].remedy
+    without = found(clouds=[scaled((3, 0, 0))(simulated)], intensity=False, fields=("x", "y", "z", "ring"))
+    assert list(without) == ["fields"]
+    assert "intensity_field" in without["fields"].remedy
     assert found(removed=0.99)["missing points"].blocks
     assert found(frame_id="map")["frame"].blocks
     assert not found(frame_id="velodyne")
@@ -147,7 +149,9 @@ def test_other_findings(simulated: Cloud) -> None:
     assert "fewer beams" in found(clouds=[simulated[::8]])["density"].meaning
     assert found(clouds=[scaled((3, 0, 0))(simulated)])["intensity scale"].measured == "all intensities are 0"
     dark = found(clouds=[scaled((3, 1 / 255, 0))(simulated)])["intensity scale"]
-    assert dark.change["intensity_curve"][-1][1] == 1
+    assert dark.change["intensity_curve"][-1] == (1, 1)
+    twice = named(simulated, KITTI.model_copy(update={"intensity_max": 255.0}))
+    assert [each.remedy for each in twice] == ["sensor profile: intensity_max: 1"]
     assert found(clouds=[scaled((3, 1, -0.5))(simulated)])["intensity"].blocks
     away = found(clouds=[scaled((0, 1, 200))(simulated)])
     assert away["range"].blocks
@@ -160,6 +164,9 @@ def test_scores() -> None:
     assert quiet is not None
     assert silent is not None
     assert (quiet.remedy, quiet.blocks, silent.blocks) == ("command: --score 0.2", False, True)
+    refused = check_scores(none._replace(refused="intensities from -1 to 1"), 0.3)
+    assert refused is not None
+    assert "intensities from -1 to 1" in refused.measured
 
 
 def test_the_reference_is_what_its_function_measures(simulated: Cloud) -> None:
@@ -200,7 +207,7 @@ def test_from_wrong_input_over_a_profile_to_boxes(
     assert data["after"]["boxes"] > 0
     assert f"0 boxes -> {data['after']['boxes']} boxes" in said
     mended = load_profile(str(profile))
-    assert (mended.unit, mended.roll) == (0.001, 180)
+    assert (mended.name, mended.unit, mended.roll) == ("measured on scan.bin", 0.001, 180)
     found = examine(str(scan), mended, DetectorWanted("pointpillars-16x", threads=1))
     assert not found.findings
     assert found.before is not None
