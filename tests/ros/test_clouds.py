@@ -46,6 +46,16 @@ def test_crops_are_in_the_cloud_s_frame_and_points_in_the_model_s() -> None:
     assert (cloud.removed, cloud.intensity) == (0, "intensity")
 
 
+def test_a_profile_says_unit_axes_and_names_of_the_coordinates() -> None:
+    profile = KITTI.model_copy(
+        update={"unit": 0.001, "axes": ("y", "x", "z"), "coordinate_fields": ("east", "north", "up")}
+    )
+    written = POINTS[:, [1, 0, 2, 3]] * np.array([1000, 1000, 1000, 1], np.float32)
+    renamed = message(written, x="east", y="north", z="Up")
+    cloud = prepare(renamed, NodeConfig(max_range=20), profile, mount_of(profile))
+    np.testing.assert_allclose(cloud.points, POINTS[[0, 1, 3]], atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["reflectivity", "Signal"])
 def test_a_profile_names_the_intensity(name: str) -> None:
     both = message(intensity=name)
