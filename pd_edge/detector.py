@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -18,7 +18,8 @@ from pd_edge.decode import Decoder, Heads
 from pd_edge.engine_folder import EngineFolder, is_engine_folder
 from pd_edge.errors import EngineError
 from pd_edge.pillars import PillarEncoder, PillarNet, point_cells
-from pd_edge.runtimes import AnyRuntime, PointsRuntime, open_engine, open_runtime
+from pd_edge.runtimes import AnyRuntime, BatchRuntime, PointsRuntime, open_engine, open_runtime
+from pd_edge.sectors import SECTORS, Coverage, Sectors, coverage_named
 from pd_edge.sensors import KITTI, SensorProfile, corrected, mount_of
 
 _log = logging.getLogger(__name__)
@@ -31,13 +32,13 @@ class Timing(NamedTuple):
     """Time one frame took, by stage."""
 
     pillars: float
-    """Check of the cloud, pillars, feature net and scatter to the canvas [ms].
+    """Check of the cloud, turns to the sectors, pillars, feature net and scatter to the canvas [ms].
 
-    Of a network that takes points, the check alone."""
+    Of a network that takes points, check and turns alone."""
     network: float
     """Canvas to heads, or points to heads [ms]."""
     decode: float
-    """Heads to detections [ms]."""
+    """Heads to detections, and those of all sectors to one answer [ms]."""
 
     @property
     def total(self) -> float:
@@ -66,23 +67,31 @@ class Detector:
         model: The model.
         runtime: That model, opened: the dense part of it, or the whole network.
         sensor: How the sensor is mounted and writes points; as KITTI's when left out.
+        coverage: ``front``, the model's grid, or ``full``, the whole circle around the sensor; see
+            :mod:`pd_edge.sectors`.
 
     Attributes:
         mount: Between the cloud's frame and the model's, which is KITTI's.
-        heads: What the network put out for the last cloud, in the runtime's own memory; None before the first and for
-            a cloud without points.
+        sectors: The views that the network has of a cloud: one, or those of full coverage.
+        heads: What the network put out for the last cloud, or its last sector, in the runtime's own memory; None before
+            the first and for a cloud without points.
 
     Raises:
         EngineError: The pillar feature net's weights are damaged, or missing for a runtime that takes a canvas.
+        ConfigError: There is no such coverage, or the model's grid does not allow it.
     """
 
-    def __init__(self, model: TrainedModel, runtime: AnyRuntime, sensor: SensorProfile = KITTI) -> None:
+    def __init__(
+        self, model: TrainedModel, runtime: AnyRuntime, sensor: SensorProfile = KITTI, coverage: Coverage = "front"
+    ) -> None:
         self.name = model.name
         self.config = model.config
         self.runtime = runtime
         self.sensor, self.mount = sensor, mount_of(sensor)
         self.heads: Heads | None = None
-        self._encode, self._infer = _network(model, runtime)
+        self.coverage = coverage_named(coverage)
+        self.sectors = Sectors(self.config.model.grid, SECTORS[self.coverage])
+        self._encoders, self._infer = _network(model, runtime, self.sectors.count)
         self._decoder = Decoder(self.config)
         self._said: set[str] = set()
 
@@ -94,9 +103,9 @@ class Detector:
     def detect(self, points: npt.NDArray[np.floating], source: str = "cloud") -> Detections:
         """Finds the objects in a cloud.
 
-        Points outside the model's grid play no part. Points with NaN or infinity are left out and intensities in
-        0..255 or 0..65535 are scaled to 0..1, which is logged once. A cloud without points has no detections, which
-        is logged.
+        Points outside the model's grid, in full coverage outside that of every sector, play no part. Points with NaN or
+        infinity are left out and intensities in 0..255 or 0..65535 are scaled to 0..1, which is logged once. A cloud
+        without points has no detections, which is logged.
 
         Args:
             points: (N, 4) float32 or float64: x y z [m] in the LiDAR frame (x forward, y left, z up), intensity; or
@@ -105,7 +114,7 @@ class Detector:
 
         Returns:
             Boxes (K, 7) in the cloud's frame, labels and scores, best first; of a tilted sensor, each box with its own
-            yaw about the cloud's z axis.
+            yaw about the cloud's z axis. At most ``decode.max_boxes`` of a sector.
 
         Raises:
             DataError: Wrong type, shape or dtype, no finite point, or intensities that fit no known range.
@@ -127,21 +136,35 @@ class Detector:
         start = time.perf_counter()
         cloud = corrected(points, source, self.sensor)
         cloud = cloud._replace(points=self.mount.points(cloud.points))
-        encoded_cloud = self._encode(cloud.points)
-        encoded = time.perf_counter()
-        self.heads = self._infer(encoded_cloud)
-        inferred = time.perf_counter()
-        detections = self._decoder.decode(self.heads)
-        decoded = time.perf_counter()
+        views = self.sectors.views(cloud.points)
+        checked = time.perf_counter()
+        decoder, at_once = self._decoder, len(self._encoders)
+        looks = [self._look(views[first : first + at_once], decoder) for first in range(0, len(views), at_once)]
+        looked = time.perf_counter()
+        detections = self.sectors.merge([each for found, _ in looks for each in found], self.config.decode.nms_iou)
+        around = Timing(1e3 * (checked - start), 0.0, 1e3 * (time.perf_counter() - looked))
         self._say_notes(cloud, detections, source)
+        return detections, Timing(*map(sum, zip(around, *(timing for _, timing in looks), strict=True)))
+
+    def _look(self, views: Sequence[Floats], decoder: Decoder) -> tuple[list[Detections], Timing]:
+        """What is in views that go into the network together, each in its own frame, and the time of each stage."""
+        start = time.perf_counter()
+        encoded_views = [encode(view) for encode, view in zip(self._encoders, views, strict=True)]
+        encoded = time.perf_counter()
+        heads = self._infer(encoded_views)
+        inferred = time.perf_counter()
+        found = [decoder.decode(each) for each in heads]
+        decoded = time.perf_counter()
+        self.heads = heads[-1]
         stages = (encoded - start, inferred - encoded, decoded - inferred)
-        return detections, Timing(*(1e3 * seconds for seconds in stages))
+        return found, Timing(*(1e3 * seconds for seconds in stages))
 
     def warm_up(self, runs: int = 3) -> None:
         """Runs the network on an empty cloud, so that the first cloud takes no longer than the next."""
-        nothing = self._encode(np.empty((0, 4), np.float32))
+        nothing = [np.empty((0, 4), np.float32)] * len(self._encoders)
         for _ in range(runs):
-            self._decoder.decode(self._infer(nothing))
+            self._look(nothing, self._decoder)
+        self.heads = None
 
     def set_score_threshold(self, threshold: float) -> None:
         """Leaves out boxes that score less than this, from the next cloud on; may be called from any thread.
@@ -161,9 +184,13 @@ class Detector:
             self._say(
                 f"scale {cloud.intensity_scale}", f"{source}: intensity 0..{cloud.intensity_scale:g} scaled to 0..1"
             )
+        if not len(detections.boxes) and not self._any_inside(cloud.points):
+            grid = _extent(self.config.model.grid) + (f" in {self.sectors.count} sectors" * (self.sectors.count > 1))
+            self._say("outside", f"{source}: none of {len(cloud.points)} points lies in the grid ({grid})")
+
+    def _any_inside(self, points: Floats) -> bool:
         grid = self.config.model.grid
-        if not len(detections.boxes) and (point_cells(cloud.points, grid) < 0).all():
-            self._say("outside", f"{source}: none of {len(cloud.points)} points lies in the grid ({_extent(grid)})")
+        return any((point_cells(view, grid) >= 0).any() for view in self.sectors.views(points))
 
     def _say(self, key: str, message: str) -> None:
         level = logging.INFO if key in self._said else logging.WARNING
@@ -179,6 +206,7 @@ def load(
     *,
     decode: DecodeConfig | None = None,
     sensor: SensorProfile = KITTI,
+    coverage: Coverage = "front",
 ) -> Detector:
     """Loads a trained detector.
 
@@ -192,18 +220,22 @@ def load(
         decode: Thresholds to use instead of the model's own.
         sensor: How the sensor is mounted and writes points (:func:`pd_edge.sensors.load_profile`); as KITTI's when
             left out.
+        coverage: ``front``, the model's grid, or ``full``, the whole circle around the sensor: the model on four
+            sectors, where it allows for it all in flight at once; see :mod:`pd_edge.sectors`.
 
     Raises:
         EngineError: The model or its weights cannot be used, or the runtime does not offer what was asked for.
-        ConfigError: The model's configuration is wrong.
+        ConfigError: The model's configuration is wrong, or its grid does not allow the coverage.
         MissingExtraError: The runtime is not installed.
     """
+    at_once = SECTORS[coverage_named(coverage)]
     if str(name_or_path) not in shipped_models() and is_engine_folder(name_or_path):
         engine = EngineFolder.load(Path(name_or_path))
-        return Detector(_decoding(engine, decode), open_engine(engine, runtime, precision, threads), sensor)
+        engine_runtime = open_engine(engine, runtime, precision, threads, at_once)
+        return Detector(_decoding(engine, decode), engine_runtime, sensor, coverage)
     bundle = Bundle.load(name_or_path)
-    opened = open_runtime(bundle, runtime or "openvino", precision or "fp32", threads)
-    return Detector(_decoding(bundle, decode), opened, sensor)
+    opened = open_runtime(bundle, runtime or "openvino", precision or "fp32", threads, at_once)
+    return Detector(_decoding(bundle, decode), opened, sensor, coverage)
 
 
 def _decoding(model: ModelT, decode: DecodeConfig | None) -> ModelT:
@@ -213,13 +245,19 @@ def _decoding(model: ModelT, decode: DecodeConfig | None) -> ModelT:
     return dataclasses.replace(model, config=model.config.model_copy(update={"decode": decode}))
 
 
-def _network(model: TrainedModel, runtime: AnyRuntime) -> tuple[Callable[[Floats], Floats], Callable[[Floats], Heads]]:
-    """The stages before the heads: points to what the runtime takes, and that to heads."""
+def _network(
+    model: TrainedModel, runtime: AnyRuntime, views: int
+) -> tuple[list[Callable[[Floats], Floats]], Callable[[list[Floats]], Sequence[Heads]]]:
+    """The stages before the heads: points to what the runtime takes, for each view that goes in at once; and heads."""
     if isinstance(runtime, PointsRuntime):
-        return np.ascontiguousarray, runtime.infer_points
-    if model.pillar_net is None:
+        return [np.ascontiguousarray], lambda clouds: [runtime.infer_points(clouds[0])]
+    net, grid = model.pillar_net, model.config.model.grid
+    if net is None:
         raise EngineError(f"{model.name} takes points, but {runtime.name} was opened for a canvas; open it for points")
-    return PillarEncoder(model.config.model.grid, model.pillar_net, runtime.layout).encode, runtime.infer
+    if views > 1 and isinstance(runtime, BatchRuntime):
+        # An encoder's canvas is its own, so that all views have theirs.
+        return [PillarEncoder(grid, net, runtime.layout).encode for _ in range(views)], runtime.infer_batch
+    return [PillarEncoder(grid, net, runtime.layout).encode], lambda canvases: [runtime.infer(canvases[0])]
 
 
 def _no_detections() -> Detections:

@@ -3,15 +3,32 @@
 from pd_edge.bundle import DENSE_ONNX, Bundle
 from pd_edge.engine_folder import ONNX_MODEL, OPENVINO_MODEL, EngineFolder
 from pd_edge.errors import EngineError
-from pd_edge.runtimes.base import PRECISIONS, AnyRuntime, PointsRuntime, Runtime, only_fp32, precision_name
+from pd_edge.runtimes.base import (
+    PRECISIONS,
+    AnyRuntime,
+    BatchRuntime,
+    PointsRuntime,
+    Runtime,
+    only_fp32,
+    precision_name,
+)
 
-__all__ = ["PRECISIONS", "RUNTIMES", "AnyRuntime", "PointsRuntime", "Runtime", "open_engine", "open_runtime"]
+__all__ = [
+    "PRECISIONS",
+    "RUNTIMES",
+    "AnyRuntime",
+    "BatchRuntime",
+    "PointsRuntime",
+    "Runtime",
+    "open_engine",
+    "open_runtime",
+]
 
 RUNTIMES = ("openvino", "onnxruntime", "torch")
 
 
 def open_runtime(
-    bundle: Bundle, name: str = "openvino", precision: str = "fp32", threads: int | None = None
+    bundle: Bundle, name: str = "openvino", precision: str = "fp32", threads: int | None = None, at_once: int = 1
 ) -> Runtime:
     """Opens the dense part of a model in a runtime.
 
@@ -20,6 +37,7 @@ def open_runtime(
         name: One of :data:`RUNTIMES`.
         precision: In which the network is computed: ``fp32``, or ``bf16`` (openvino, on a CPU that has it).
         threads: CPU threads; None leaves the choice to the runtime.
+        at_once: How many canvases it is to be given at a time, which openvino is tuned for.
 
     Raises:
         EngineError: The name, precision or thread count is not offered, or the weights do not fit the configuration.
@@ -30,7 +48,9 @@ def open_runtime(
     if name == "openvino":
         from pd_edge.runtimes.openvino import OpenVinoRuntime  # noqa: PLC0415
 
-        return OpenVinoRuntime(bundle.file(DENSE_ONNX), bundle.canvas_shape, threads, precision, precision)
+        return OpenVinoRuntime(
+            bundle.file(DENSE_ONNX), bundle.canvas_shape, threads, precision, precision, at_once=at_once
+        )
     if name == "onnxruntime":
         from pd_edge.runtimes.onnxruntime import OnnxRuntime  # noqa: PLC0415
 
@@ -49,7 +69,11 @@ def open_runtime(
 
 
 def open_engine(
-    engine: EngineFolder, name: str | None = None, precision: str | None = None, threads: int | None = None
+    engine: EngineFolder,
+    name: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    at_once: int = 1,
 ) -> AnyRuntime:
     """Opens an engine folder in the runtime that it was built for.
 
@@ -59,6 +83,7 @@ def open_engine(
         precision: None or ``fp32``: as the file says, but that CPU runtimes compute in float32 what they have no
             float16 for; ``bf16``: what the file has in float is computed in bfloat16 (openvino, on a CPU that has it).
         threads: CPU threads; None leaves the choice to the runtime. A GPU has none to set.
+        at_once: As :func:`open_runtime` takes it.
 
     Raises:
         EngineError: Another runtime was expected, the precision or thread count is not offered, or the engine was built
@@ -72,7 +97,7 @@ def open_engine(
         )
     _check_options(arithmetic, threads)
     if runtime == "openvino":
-        return _open_openvino(engine, arithmetic, threads)
+        return _open_openvino(engine, arithmetic, threads, at_once)
     if arithmetic != "fp32":
         raise EngineError(
             f"{engine.folder}: {runtime} computes in {engine.manifest.precision}, as the file says, not in "
@@ -87,7 +112,7 @@ def open_engine(
     return TensorRtRuntime(engine)
 
 
-def _open_openvino(engine: EngineFolder, arithmetic: str, threads: int | None) -> AnyRuntime:
+def _open_openvino(engine: EngineFolder, arithmetic: str, threads: int | None, at_once: int) -> AnyRuntime:
     from pd_edge.runtimes.openvino import OpenVinoPointsRuntime, OpenVinoRuntime, cpu_has  # noqa: PLC0415
 
     path, precision = engine.file(OPENVINO_MODEL), precision_name(engine.manifest.precision, arithmetic)
@@ -96,7 +121,7 @@ def _open_openvino(engine: EngineFolder, arithmetic: str, threads: int | None) -
         # coordinates need float32.
         if (engine.manifest.precision, arithmetic) == ("fp16", "fp32") and cpu_has("fp16"):
             arithmetic = "fp16"
-        return OpenVinoRuntime(path, engine.canvas_shape, threads, arithmetic, precision)
+        return OpenVinoRuntime(path, engine.canvas_shape, threads, arithmetic, precision, at_once=at_once)
     return OpenVinoPointsRuntime(path, engine.config.model.grid, threads, arithmetic, precision)
 
 

@@ -1,5 +1,6 @@
 """What a runtime is."""
 
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -37,6 +38,21 @@ class Runtime(Protocol):
 
         Returns:
             The heads, float32. They are the runtime's own memory and hold until its next call.
+        """
+
+
+@runtime_checkable
+class BatchRuntime(Runtime, Protocol):
+    """A runtime that takes the canvases of several views at once."""
+
+    def infer_batch(self, canvases: Sequence[npt.NDArray[np.float32]]) -> Sequence[Heads]:
+        """Runs the dense part for every canvas.
+
+        Args:
+            canvases: As :meth:`Runtime.infer` takes them, each in memory of its own.
+
+        Returns:
+            The heads of each, equal to those of :meth:`Runtime.infer`. They hold until the next call.
         """
 
 

@@ -1,5 +1,6 @@
 """OpenVINO: the default runtime on x86 CPUs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,10 @@ _CAPABILITIES = {"bf16": ("BF16", "bfloat16"), "fp16": ("FP16", "float16")}
 
 
 class OpenVinoRuntime:
-    """The dense part in OpenVINO, tuned for latency.
+    """The dense part in OpenVINO, tuned for latency, of one canvas or of several at once.
+
+    Several are in flight side by side: a batch of four in one request gives the same heads, bit for bit, in four times
+    the time of one, and side by side they take less.
 
     The canvas is taken as NHWC: the CPU's convolutions work in that layout, and the reordering of an NCHW canvas
     costs 2 to 5 ms a frame.
@@ -41,6 +45,8 @@ class OpenVinoRuntime:
         threads: int | None,
         arithmetic: str = "fp32",
         precision: str = "fp32",
+        *,
+        at_once: int = 1,
     ) -> None:
         """Compiles the model.
 
@@ -50,24 +56,49 @@ class OpenVinoRuntime:
             threads: CPU threads; None leaves the choice to the runtime.
             arithmetic: ``fp32``, ``bf16`` or ``fp16``: how what the file has in float is computed.
             precision: What the network computes in, as its name.
+            at_once: How many canvases it is to be given at a time; more are possible, and slower.
 
         Raises:
             EngineError: The CPU lacks the arithmetic, or the file cannot be read or is of another grid.
         """
         self.precision = precision
         with kept_signal_stack():
-            compiled = _compile(path, canvas_shape, threads, arithmetic)
-        self._request = compiled.create_infer_request()
-        self._heads = Heads(*(self._request.get_tensor(name).data for name in HEADS))
-        self._canvas: npt.NDArray[np.float32] | None = None
+            self._compiled = _compile(path, canvas_shape, threads, arithmetic, at_once)
+        self._requests = [_Request(self._compiled) for _ in range(at_once)]
 
     def infer(self, canvas: npt.NDArray[np.float32]) -> Heads:
         """Runs the dense part once; see :class:`pd_edge.runtimes.base.Runtime`."""
+        first = self._requests[0]
+        first.take(canvas)
+        first.request.infer()
+        return first.heads
+
+    def infer_batch(self, canvases: Sequence[npt.NDArray[np.float32]]) -> list[Heads]:
+        """Runs the dense part for every canvas; see :class:`pd_edge.runtimes.base.BatchRuntime`."""
+        while len(self._requests) < len(canvases):
+            self._requests.append(_Request(self._compiled))
+        busy = self._requests[: len(canvases)]
+        for each, canvas in zip(busy, canvases, strict=True):
+            each.take(canvas)
+            each.request.start_async()
+        for each in busy:
+            each.request.wait()
+        return [each.heads for each in busy]
+
+
+class _Request:
+    """An inference request, with the canvas that it reads and the heads that it writes."""
+
+    def __init__(self, compiled: ov.CompiledModel) -> None:
+        self.request = compiled.create_infer_request()
+        self.heads = Heads(*(self.request.get_tensor(name).data for name in HEADS))
+        self._canvas: npt.NDArray[np.float32] | None = None
+
+    def take(self, canvas: npt.NDArray[np.float32]) -> None:
+        """Reads this canvas from now on."""
         if canvas is not self._canvas:
-            self._request.set_tensor(CANVAS, ov.Tensor(canvas, shared_memory=True))
+            self.request.set_tensor(CANVAS, ov.Tensor(canvas, shared_memory=True))
             self._canvas = canvas
-        self._request.infer()
-        return self._heads
 
 
 class OpenVinoPointsRuntime:
@@ -99,9 +130,9 @@ def cpu_has(arithmetic: str) -> bool:
 
 
 def _compile(
-    path: Path, canvas_shape: tuple[int, int, int, int] | None, threads: int | None, arithmetic: str
+    path: Path, canvas_shape: tuple[int, int, int, int] | None, threads: int | None, arithmetic: str, at_once: int = 1
 ) -> ov.CompiledModel:
-    """Compiles a file; a canvas is checked against its shape and taken as NHWC."""
+    """Compiles a file for so many requests at once; a canvas is checked against its shape and taken as NHWC."""
     core = ov.Core()
     if not cpu_has(arithmetic):
         raise EngineError(
@@ -111,6 +142,8 @@ def _compile(
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[arithmetic],
     }
+    if at_once > 1:
+        options.update(PERFORMANCE_HINT="THROUGHPUT", PERFORMANCE_HINT_NUM_REQUESTS=at_once)
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     try:

@@ -1,5 +1,7 @@
 """PyTorch: the network as it was trained, to compare the other runtimes with."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,11 +34,17 @@ class ModuleRuntime:
 
     def infer(self, canvas: npt.NDArray[np.float32]) -> Heads:
         """Runs the dense part once; see :class:`pd_edge.runtimes.base.Runtime`."""
+        return self.infer_batch([canvas])[0]
+
+    def infer_batch(self, canvases: Sequence[npt.NDArray[np.float32]]) -> list[Heads]:
+        """Runs the dense part for every canvas, in one batch; see :class:`pd_edge.runtimes.base.BatchRuntime`."""
+        together = canvases[0] if len(canvases) == 1 else np.concatenate(canvases)
         # A GPU takes float32 convolutions in TF32 otherwise, which has three digits of the seven.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             # The transposed view of an NHWC array is a channels_last tensor.
-            heads = self._model.dense(torch.from_numpy(canvas.transpose(0, 3, 1, 2)).to(self._device))
-        return Heads(*(head.contiguous().cpu().numpy() for head in heads))
+            heads = self._model.dense(torch.from_numpy(together.transpose(0, 3, 1, 2)).to(self._device))
+        arrays = [head.contiguous().cpu().numpy() for head in heads]
+        return [Heads(*(array[row : row + 1] for array in arrays)) for row in range(len(canvases))]
 
 
 class TorchRuntime(ModuleRuntime):
