@@ -15,6 +15,7 @@ from pd_edge.errors import DataError, EngineError
 from pd_edge.evaluate import MIN_OVERLAP, Evaluation, evaluate
 from pd_edge.files import read_text
 from pd_edge.kitti import Dataset, Frame, Label, crop_to_image, detections_to_labels, open_dataset
+from pd_edge.sectors import Coverage
 from pd_edge.sensors import KITTI, SensorProfile
 
 Cloud = npt.NDArray[np.float32]
@@ -62,6 +63,7 @@ class BatchResult:
         classes: Class names, in the order of ``Detections.labels``.
         frames: One result for each frame that could be used, in order.
         failures: The others.
+        coverage: ``front``, the model's grid, or ``full``, all around.
     """
 
     model: str
@@ -70,6 +72,7 @@ class BatchResult:
     classes: tuple[str, ...]
     frames: tuple[FrameResult, ...]
     failures: tuple[Failure, ...]
+    coverage: Coverage = "front"
 
     @property
     def timings(self) -> list[Timing]:
@@ -138,7 +141,13 @@ def detect_batch(
             advance(index + 1, len(dataset))
     runtime = detector.runtime
     return BatchResult(
-        detector.name, runtime.name, runtime.precision, detector.classes, tuple(results), tuple(failures)
+        detector.name,
+        runtime.name,
+        runtime.precision,
+        detector.classes,
+        tuple(results),
+        tuple(failures),
+        detector.coverage,
     )
 
 

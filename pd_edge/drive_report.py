@@ -137,6 +137,7 @@ def _facts(result: BatchResult) -> list[str]:
     points = np.mean([frame.points for frame in result.frames]) if result.frames else 0
     return [
         f"model {result.model}, {result.runtime} {result.precision}, pd-edge {pd_edge.__version__}",
+        *(["coverage full, all around the sensor"] if result.coverage == "full" else []),
         f"{len(result.frames)} frames, {points:,.0f} points each on average, {found} detections",
         f"{len(result.failures)} frames failed",
         *notes_on(result),
@@ -202,13 +203,20 @@ def draw_frame(
 ) -> Path:
     """Draws one frame of a run."""
     points, _ = points_to_use(frame, crop=crop)
-    title = f"Frame {frame.id}   {result.model}"
+    title, around = f"Frame {frame.id}   {result.model}", result.coverage == "full"
     seen = frame._replace(points=points)
-    return draw_scan(path, seen, found.detections, result.classes, config.model.grid, title=title)
+    return draw_scan(path, seen, found.detections, result.classes, config.model.grid, title=title, around=around)
 
 
 def draw_scan(
-    path: Path, frame: Frame, detections: Detections, classes: Sequence[str], grid: GridConfig, *, title: str
+    path: Path,
+    frame: Frame,
+    detections: Detections,
+    classes: Sequence[str],
+    grid: GridConfig,
+    *,
+    title: str,
+    around: bool = False,
 ) -> Path:
     """Draws a scan with what was found in it and, where there are labels, what is there.
 
@@ -219,12 +227,13 @@ def draw_scan(
         classes: What their labels stand for.
         grid: The picture reaches as far.
         title: Its first line.
+        around: Whether it reaches as far behind and beside the sensor as ahead.
 
     Raises:
         MissingExtraError, DataError: As :func:`pd_edge.pictures.draw_bird_eye`.
     """
     found, truth = found_overlay(detections, classes), truth_overlay(frame, classes)
-    extent: Extent = extent_of(grid, [found] if truth is None else [found, truth])
+    extent: Extent = extent_of(grid, [found] if truth is None else [found, truth], around=around)
     counts = f"{len(frame.points):,} points   {len(found.boxes)} detections scoring {SHOWN_SCORE:g} or more"
     if truth is not None:
         counts += f"   {len(truth.boxes)} labelled objects"

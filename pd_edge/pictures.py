@@ -59,7 +59,14 @@ class Extent(NamedTuple):
         return (x >= self.x_min) & (x < self.x_max) & (y >= self.y_min) & (y < self.y_max)
 
 
-def extent_of(grid: "GridConfig", overlays: Sequence[Overlay] = (), margin: float = 4.0, half: float = 20.0) -> Extent:
+def extent_of(
+    grid: "GridConfig",
+    overlays: Sequence[Overlay] = (),
+    margin: float = 4.0,
+    half: float = 20.0,
+    *,
+    around: bool = False,
+) -> Extent:
     """The detection volume from above, narrowed in y to the boxes: empty sides would only shrink the rest.
 
     Args:
@@ -67,13 +74,13 @@ def extent_of(grid: "GridConfig", overlays: Sequence[Overlay] = (), margin: floa
         overlays: Boxes that have to be inside, as far as the volume reaches.
         margin: Room beyond the outermost box centre [m].
         half: The picture reaches at least this far to either side [m].
+        around: Whether the volume is turned all around the sensor, as full coverage does.
     """
-    inside = [
-        overlay.boxes[(overlay.boxes[:, 0] > grid.x_min) & (overlay.boxes[:, 0] < grid.x_max), 1]
-        for overlay in overlays
-    ]
+    reach = grid.x_max
+    rear, right, left = (-reach, -reach, reach) if around else (grid.x_min, grid.y_min, grid.y_max)
+    inside = [overlay.boxes[(overlay.boxes[:, 0] > rear) & (overlay.boxes[:, 0] < reach), 1] for overlay in overlays]
     side = max([half, *(float(np.abs(y).max()) + margin for y in inside if len(y))])
-    return Extent(grid.x_min - 3.0, grid.x_max, max(grid.y_min, -side), min(grid.y_max, side))
+    return Extent(rear if around else rear - 3.0, reach, max(right, -side), min(left, side))
 
 
 def check_drawable() -> None:

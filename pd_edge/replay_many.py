@@ -16,6 +16,7 @@ from pd_edge.config import DecodeConfig
 from pd_edge.detector import Detector, load
 from pd_edge.errors import DataError, MissingExtraError, PdEdgeError
 from pd_edge.replay import Replayed, replay
+from pd_edge.sectors import Coverage
 from pd_edge.sensors import KITTI, SensorProfile
 from pd_edge.tables import Table
 
@@ -34,6 +35,7 @@ class DetectorChoice(NamedTuple):
     threads: int | None = None
     decode: DecodeConfig | None = None
     sensor: SensorProfile = KITTI
+    coverage: Coverage = "front"
 
     def load(self) -> Detector:
         """The detector.
@@ -41,7 +43,10 @@ class DetectorChoice(NamedTuple):
         Raises:
             EngineError, ConfigError, MissingExtraError: As :func:`pd_edge.detector.load`.
         """
-        return load(self.model, self.runtime, self.precision, self.threads, decode=self.decode, sensor=self.sensor)
+        model, decode = self.model, self.decode
+        return load(
+            model, self.runtime, self.precision, self.threads, decode=decode, sensor=self.sensor, coverage=self.coverage
+        )
 
 
 class Task(NamedTuple):

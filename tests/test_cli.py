@@ -330,6 +330,36 @@ def test_labelled_frames_are_cut_to_the_camera_unless_told_otherwise(
         assert ("without AP" in outcome.err) == (not has_ap)
 
 
+def test_full_coverage_finds_what_the_library_finds_all_around(
+    run: CommandLine, tiny_bundle: Bundle, kitti: Path, tmp_path: Path
+) -> None:
+    """Of whole clouds, also where there are labels, with pictures of the whole circle."""
+    pytest.importorskip("matplotlib")
+    frame = open_dataset(kitti).frame(0)
+    expected = pd_edge.load(tiny_bundle.folder, coverage="full").detect(frame.points)
+    assert (expected.boxes[:, 0] < -5).sum() + (np.abs(expected.boxes[:, 1]) > 5.2).sum() > 0
+    arguments = ("detect", kitti, "--model", tiny_bundle.folder, "--coverage", "full")
+    outcome = run(*arguments, "--out", tmp_path / "out", "--pictures", 1)
+    assert outcome.code == 0, outcome.err
+    assert "4 sectors; a car is whole in one of them from" in " ".join(outcome.err.split())
+    assert "Average precision" not in outcome.out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["coverage"] == "full"
+    assert "coverage full" in (tmp_path / "out" / "report.md").read_text()
+    frames = json.loads((tmp_path / "out" / "detections.json").read_text())["frames"]
+    assert frames[0]["points"] == len(frame.points)
+    found = np.array([each["box"] for each in frames[0]["detections"]])
+    assert found == pytest.approx(expected.boxes, abs=1e-4)
+
+
+def test_a_coverage_that_cannot_be_is_refused(run: CommandLine, tiny_bundle: Bundle, kitti: Path) -> None:
+    unknown = run("detect", kitti, "--model", tiny_bundle.folder, "--coverage", "rear")
+    assert (unknown.code, "coverage 'rear': choose one of front, full" in unknown.err) == (1, True)
+    cropped = run("detect", kitti, "--model", tiny_bundle.folder, "--coverage", "full", "--crop")
+    assert cropped.code == 2
+    assert "the camera sees the front alone" in " ".join(cropped.err.split())
+
+
 def test_crop_without_calibration_is_an_error_of_the_frame(
     run: CommandLine, tiny_bundle: Bundle, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:

@@ -59,6 +59,12 @@ def task(bags: Path, out: Path, bundle: Bundle) -> Task:
     return Task(bags, out, DetectorChoice(str(bundle.folder), "onnxruntime", threads=1))
 
 
+def test_a_choice_goes_all_around_where_it_says_so(tiny_bundle: Bundle) -> None:
+    for coverage in ("front", "full"):
+        chosen = DetectorChoice(str(tiny_bundle.folder), "onnxruntime", threads=1, coverage=coverage)
+        assert chosen.load().coverage == coverage
+
+
 def test_bags_are_found_at_any_depth(bags: Path) -> None:
     found = [str(path.relative_to(bags)) for path in find_bags(bags)]
     assert found == ["damaged.mcap", "deeper/second.day", "first.mcap"]

@@ -127,7 +127,8 @@ def test_intervals_stand_beside_the_figures() -> None:
 def test_batch_json_has_the_documented_keys() -> None:
     result = batch([frame_result("7", found(BOX, [0.75]))], (Failure("8", "broken"),))
     data = json.loads(json_text(batch_json(result, None)))
-    assert set(data) == {"model", "runtime", "precision", "classes", "latency_ms", "ap", "frames", "failures"}
+    named = {"model", "runtime", "precision", "coverage", "classes", "latency_ms", "ap", "frames", "failures"}
+    assert set(data) == named
     assert data["failures"] == [{"frame": "8", "error": "broken"}]
     (frame,) = data["frames"]
     assert frame["timing_ms"] == {"pillars": 1, "network": 2, "decode": 3, "total": 6}
@@ -245,6 +246,14 @@ def test_extent_covers_boxes_within_the_grid() -> None:
     assert extent_of(grid, [Overlay(aside, ["Car"])]) == (-3.0, 69.12, -31.0, 31.0)
     far = np.array([[20.0, 90.0, 0, 4, 2, 2, 0], [-30.0, 35.0, 0, 4, 2, 2, 0]])
     assert extent_of(grid, [Overlay(far, ["Car"] * 2)]) == (-3.0, 69.12, -39.68, 39.68)
+
+
+def test_extent_of_full_coverage_goes_all_around() -> None:
+    grid = GridConfig()
+    assert extent_of(grid, around=True) == (-69.12, 69.12, -20.0, 20.0)
+    behind = np.array([[-30.0, -45.0, 0, 4, 2, 2, 0], [10.0, 90.0, 0, 4, 2, 2, 0]])
+    assert extent_of(grid, [Overlay(behind[:1], ["Car"])], around=True) == (-69.12, 69.12, -49.0, 49.0)
+    assert extent_of(grid, [Overlay(behind, ["Car"] * 2)], around=True) == (-69.12, 69.12, -69.12, 69.12)
 
 
 def colours_in(path: Path) -> npt.NDArray[np.float64]:

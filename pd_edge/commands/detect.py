@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Model, Precision, Runtime, Score, Sensor, Split, Threads
+from pd_edge.commands.options import (
+    DEFAULT_MODEL,
+    Coverage,
+    JsonFile,
+    Model,
+    Precision,
+    Runtime,
+    Score,
+    Sensor,
+    Split,
+    Threads,
+)
 
 if TYPE_CHECKING:
     from pd_edge.batch import BatchResult
@@ -28,11 +39,13 @@ def detect(
     score: Score = None,
     split: Split = None,
     sensor: Sensor = "",
+    coverage: Coverage = "front",
     crop: Annotated[
         bool | None,
         typer.Option(
             "--crop/--no-crop",
-            help="Use only points that the left colour camera sees; by default where there are labels.",
+            help="Use only points that the left colour camera sees; by default where there are labels, and not with "
+            "--coverage full.",
         ),
     ] = None,
     out: Annotated[
@@ -49,11 +62,15 @@ def detect(
     Of up to 3 frames the detections are printed, those scoring 0.3 or more unless --score says otherwise; the files
     hold all from the model's own threshold on, 0.1, at most 50 in a frame.
 
+    With --coverage full, objects are found all around the sensor. KITTI labels nothing but what its camera sees, so
+    that there is no AP of such a run.
+
     A frame that cannot be used is passed over and counted; the exit code is 1 only where no frame could be used.
 
     \b
     Examples:
       pd-edge detect scan.pcd --sensor vlp-16
+      pd-edge detect scan.pcd --coverage full --out found --pictures 1
       pd-edge detect kitti/object --split val --out found --pictures 4
       pd-edge detect 2011_09_26/2011_09_26_drive_0005_sync --json - | jq .latency_ms
     """
@@ -61,15 +78,23 @@ def detect(
     from pd_edge.boxes import SHOWN_SCORE
     from pd_edge.commands.shared import detect_and_write, load_detector, tell_run
     from pd_edge.pictures import check_drawable
+    from pd_edge.sectors import coverage_named
     from pd_edge.sensors import load_profile
+    from pd_edge.terminal import say
 
     if pictures and out is None:
         raise typer.BadParameter("pictures need a folder: add --out DIR", param_hint="--pictures")
+    around = coverage_named(coverage)
+    if around == "full" and crop:
+        raise typer.BadParameter("the camera sees the front alone: leave --crop or --coverage out", param_hint="--crop")
     if pictures:
         check_drawable()
     profile = load_profile(sensor)
     dataset = JoinedDataset(inputs, split, profile)
-    detector = load_detector(model, runtime, precision, threads, score, profile)
+    detector = load_detector(model, runtime, precision, threads, score, profile, around)
+    if around == "full":
+        say(f"note: {detector.sectors.describe()}", stderr=True)
+        crop = False
     title = f"Detections in {', '.join(path.resolve().name for path in inputs)}"
     run = detect_and_write(detector, dataset, out, title, pictures=pictures, crop=crop)
     tell_run(run, _detections(run.result, SHOWN_SCORE if score is None else 0.0), json_file)

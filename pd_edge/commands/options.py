@@ -22,6 +22,9 @@ Threads = Annotated[
 Split = Annotated[
     str | None, typer.Option(help="Frames of a KITTI object folder: train, val, or a list file ending in .txt.")
 ]
+Coverage = Annotated[
+    str, typer.Option(help="front: the model's grid; full: all around the sensor, the model on four sectors.")
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - prints only that.")]
 RunFolder = Annotated[Path, typer.Option(help="Run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest checkpoint.")]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pd_edge.commands.options import DEFAULT_MODEL, Model, Precision, Runtime, Score, Sensor, Threads
+from pd_edge.commands.options import DEFAULT_MODEL, Coverage, Model, Precision, Runtime, Score, Sensor, Threads
 
 if TYPE_CHECKING:
     from pd_edge.replay import Replayed
@@ -43,6 +43,7 @@ def replay(
     threads: Threads = None,
     score: Score = None,
     sensor: Sensor = "",
+    coverage: Coverage = "front",
 ) -> None:
     """Run the detector over a ROS bag, or a folder of bags, without ROS.
 
@@ -65,9 +66,11 @@ def replay(
     from pd_edge.commands.shared import decode_from
     from pd_edge.errors import DataError
     from pd_edge.replay_many import DetectorChoice, Task, holds_bags
+    from pd_edge.sectors import coverage_named
     from pd_edge.sensors import load_profile
 
-    detector = DetectorChoice(model, runtime, precision, threads, decode_from(model, score), load_profile(sensor))
+    decode, profile = decode_from(model, score), load_profile(sensor)
+    detector = DetectorChoice(model, runtime, precision, threads, decode, profile, coverage_named(coverage))
     shown = SHOWN_SCORE if score is None else 0.0
     task = Task(bag, out, detector, topic, rate, clouds, shown, "zstd" if compress else "none")
     if holds_bags(bag):

@@ -15,6 +15,7 @@ from pd_edge.engine_folder import is_engine_folder
 from pd_edge.evaluate import Evaluation
 from pd_edge.kitti import Dataset
 from pd_edge.report import batch_json, json_text, write_json
+from pd_edge.sectors import Coverage
 from pd_edge.sensors import KITTI, SensorProfile
 from pd_edge.tables import Table
 from pd_edge.terminal import busy, counting, say, show
@@ -39,6 +40,7 @@ def load_detector(
     threads: int | None,
     score: float | None,
     sensor: SensorProfile = KITTI,
+    coverage: Coverage = "front",
 ) -> Detector:
     """Loads a detector, with another score threshold than the model's own where one is given, for a sensor's mount.
 
@@ -46,7 +48,8 @@ def load_detector(
         EngineError, ConfigError, MissingExtraError: As :func:`pd_edge.detector.load`.
     """
     with busy(f"loading {model}"):
-        return load(model, runtime, precision, threads, decode=decode_from(model, score), sensor=sensor.only_mount())
+        decode = decode_from(model, score)
+        return load(model, runtime, precision, threads, decode=decode, sensor=sensor.only_mount(), coverage=coverage)
 
 
 def model_config(model: str) -> DetectorConfig:
