@@ -22,6 +22,9 @@ class NodeConfig(Config):
     runtime: str = Field("", description="openvino, onnxruntime, torch ...; empty: openvino, or the engine's own.")
     precision: Literal["", "fp32", "bf16"] = Field("", description="Of the network; empty: the model's own.")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of the network; 0: the runtime's choice.")
+    coverage: Literal["front", "full"] = Field(
+        "front", description="front: the model's grid; full: all around the sensor, the model on four sectors."
+    )
     score_threshold: float = Field(0.1, ge=0, le=1, description="Boxes scoring less are left out.")
     classes: str = Field("", description="Classes to publish, as 'Car, Cyclist'; empty: all of the model's.")
     class_thresholds: str = Field("", description="Thresholds of single classes, as 'Car: 0.5, Cyclist: 0.3'.")

@@ -42,6 +42,7 @@ class Loaded(NamedTuple):
             config.precision or None,
             config.threads or None,
             sensor=profile.only_intensity(),
+            coverage=config.coverage,
         )
         mount = mount_of(profile, config.sensor_height)
         loaded = cls(config, detector, profile, mount, config.thresholds(detector.classes))
