@@ -163,7 +163,7 @@ def test_other_classes_and_other_places_stay() -> None:
     ahead = detections([(*at(45), 0.9), (*at(0), 0.5)])
     left = detections([(*at(-45), 0.7), (*at(10), 0.6)], [1, 0])
     merged = Sectors(GRID, 4).merge([ahead, left, NONE, NONE], 0.01)
-    assert merged.scores.tolist() == np.float32([0.9, 0.7, 0.6, 0.5]).tolist()
+    assert merged.scores.tolist() == np.array([0.9, 0.7, 0.6, 0.5], np.float32).tolist()
     assert merged.labels.tolist() == [0, 1, 0, 0]
     np.testing.assert_allclose(merged.boxes[2, :2], at(100), atol=1e-5)
 
