@@ -8,9 +8,9 @@ wherever either puts its centre. Of boxes of one class that overlap, the best st
 
 Four sectors: recall hardly depends on the angle from the axis up to 45 degrees, though the models were trained on the
 40 degrees to either side that KITTI's camera sees, and turns of those. Six found 0.5 points more of the objects and
-cost half as much again. And the turns of four exchange x, y and their signs alone: a cloud turned by a quarter gives the
-network the same input to the bit, and so the same boxes but for a rounding of the yaw. ``benchmarks/full_circle.py``
-measures all of it.
+cost half as much again. And the turns of four exchange x, y and their signs alone: a cloud turned by a quarter gives
+the network the same input to the bit, and so the same boxes but for a rounding of the yaw.
+``benchmarks/full_circle.py`` measures all of it.
 """
 
 import math

@@ -119,7 +119,7 @@ def test_float16_is_computed_as_such_where_the_cpu_can_and_no_coordinate_is_in_i
     build_engine(tmp_path / "tiny.onnx", tmp_path / "engine", OPENVINO)
     asked, compile_ = [], openvino._compile
 
-    def note(path: Path, shape: Any, threads: Any, arithmetic: str) -> Any:
+    def note(path: Path, shape: Any, threads: Any, arithmetic: str, at_once: int = 1) -> Any:
         asked.append(arithmetic)
         return compile_(path, shape, threads, "fp32")
 
