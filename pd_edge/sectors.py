@@ -49,22 +49,15 @@ class Sectors:
         count: Number of sectors; 1 is the model as it is.
 
     Raises:
-        ConfigError: More than one sector, of a grid that does not lie ahead of the sensor, to both sides.
+        ConfigError: More than one sector, of a grid that does not lie ahead of the sensor to both sides, or in which no
+            car at a seam would be whole.
     """
 
     def __init__(self, grid: GridConfig, count: int = 1) -> None:
-        if count > 1 and not (grid.x_min <= 0 < grid.x_max and grid.y_min < 0 < grid.y_max):
-            raise ConfigError(
-                f"coverage full: the model's grid is x {grid.x_min:g}..{grid.x_max:g}, y {grid.y_min:g}.."
-                f"{grid.y_max:g} m; expected one that begins at the sensor and reaches to both sides"
-            )
-        if count > 1 and grid.x_min <= -grid.x_max:
-            raise ConfigError(
-                f"coverage full: the model's grid, x {grid.x_min:g}..{grid.x_max:g} m, lies all around as it is; "
-                "leave the coverage out"
-            )
         self.grid = grid
         self.count = count
+        if count > 1:
+            self._check_grid()
 
     @property
     def axes(self) -> list[float]:
@@ -112,6 +105,23 @@ class Sectors:
             boxes, np.concatenate([each.labels for each in kept]), np.concatenate([each.scores for each in kept])
         )
         return _select(together, _unrepeated(together, iou_threshold))
+
+    def _check_grid(self) -> None:
+        grid = self.grid
+        extent = (
+            f"coverage full: the model's grid, x {grid.x_min:g}..{grid.x_max:g}, y {grid.y_min:g}..{grid.y_max:g} m,"
+        )
+        if grid.x_min <= -grid.x_max:
+            raise ConfigError(f"{extent} lies all around as it is; leave the coverage out")
+        if not (grid.x_min <= 0 < grid.x_max and grid.y_min < 0 < grid.y_max):
+            raise ConfigError(
+                f"{extent} does not begin at the sensor and reach to both sides; use a model whose grid does"
+            )
+        near, far = self.reach()
+        if far <= near:
+            raise ConfigError(
+                f"{extent} is too narrow for {self.count} sectors: no car at a seam would be whole; use a wider one"
+            )
 
     def _answers_for(self, boxes: Floats) -> npt.NDArray[np.bool_]:
         """(K,) whether a box's centre is in the sector's wedge, or less than the overlap beyond its seams."""

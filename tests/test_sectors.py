@@ -119,10 +119,11 @@ def test_reach_of_the_shipped_grid() -> None:
     ("grid", "message"),
     [
         (GridConfig(x_min=-69.12), "lies all around as it is; leave the coverage out"),
-        (GridConfig(x_min=1.6, x_max=70.72), "begins at the sensor"),
+        (GridConfig(x_min=1.6, x_max=70.72), "does not begin at the sensor"),
         (GridConfig(y_min=0.0, y_max=39.68), "both sides"),
+        (GridConfig(y_min=-3.84, y_max=3.84), r"y -3.84..3.84 m, is too narrow for 4 sectors"),
     ],
-    ids=["around", "ahead", "one side"],
+    ids=["around", "ahead", "one side", "narrow"],
 )
 def test_a_grid_that_does_not_allow_it_is_refused(grid: GridConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
