@@ -267,7 +267,8 @@ def _check_model(found: ModelConfig, trained: ModelConfig, folder: Path) -> None
 def _differences(found: Any, trained: Any, where: str) -> list[str]:
     """Every leaf in which two dumped configurations differ, with both values."""
     if isinstance(found, dict) and isinstance(trained, dict):
-        return [text for key in trained for text in _differences(found[key], trained[key], f"{where}.{key}")]
+        keys = {**trained, **found}  # a field may be left out where it says nothing
+        return [text for key in keys for text in _differences(found.get(key), trained.get(key), f"{where}.{key}")]
     return [] if found == trained else [f"{where} is {found} in {CONFIG}, the weights were trained for {trained}"]
 
 

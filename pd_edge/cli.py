@@ -22,6 +22,7 @@ from pd_edge.commands.distill import distill
 from pd_edge.commands.doctor import doctor
 from pd_edge.commands.evaluate import evaluate
 from pd_edge.commands.export import export
+from pd_edge.commands.import_ import import_
 from pd_edge.commands.models import models
 from pd_edge.commands.realism import realism
 from pd_edge.commands.replay import replay
@@ -84,6 +85,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "distill": distill,
     "study": study,
     "bundle": bundle,
+    "import": import_,
     "card": card,
     "export": export,
     "sensitivity": sensitivity,

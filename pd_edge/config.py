@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from pd_edge.errors import ConfigError
 from pd_edge.files import write_bytes
@@ -109,6 +117,11 @@ class ModelConfig(Config):
     direction_offset: float = Field(
         math.pi / 4, description="Yaw at which the two direction bins meet [rad]; bin 0 is the half circle after it."
     )
+    anchor_range: tuple[float, float, float, float] | None = Field(
+        None,
+        description="Places x y x y [m] of the outermost anchors, all others evenly between them, as some detectors "
+        "were trained; left out, an anchor stands at the centre of each of the head's locations.",
+    )
 
     @property
     def canvas_shape(self) -> tuple[int, int, int, int]:
@@ -121,6 +134,22 @@ class ModelConfig(Config):
             if cells % 8:
                 raise ValueError(f"{cells} cells along {axis} cannot be halved three times; use a multiple of 8")
         return self
+
+    @model_validator(mode="after")
+    def _anchors_ascend(self) -> "ModelConfig":
+        if self.anchor_range is not None:
+            x_first, y_first, x_last, y_last = self.anchor_range
+            if not (x_first < x_last and y_first < y_last):
+                raise ValueError(f"anchor_range {self.anchor_range} m must lead from low x y to high x y")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_usual_anchors(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves ``anchor_range`` out where it says nothing, so that files written before it existed stay the same."""
+        data: dict[str, Any] = dump(self)
+        if self.anchor_range is None:
+            data.pop("anchor_range", None)
+        return data
 
 
 class DecodeConfig(Config):

@@ -40,25 +40,63 @@ class _Candidates(NamedTuple):
     logits: npt.NDArray[np.float32]  # (K,)
 
 
+class AnchorAxis(NamedTuple):
+    """Where the anchors stand along x or y: place i is ``start + (i + 0.5) * step``.
+
+    Attributes:
+        start: Half a step before the first [m].
+        step: Distance from one to the next [m].
+        number: How many there are.
+    """
+
+    start: float
+    step: float
+    number: int
+
+    @property
+    def places(self) -> npt.NDArray[np.float64]:
+        """(number,) float64, ascending [m]."""
+        return self.start + (np.arange(self.number, dtype=np.float64) + 0.5) * self.step
+
+
+def anchor_axes(model: ModelConfig) -> tuple[AnchorAxis, AnchorAxis]:
+    """Where the anchors stand along x, and along y.
+
+    Source: centres of the head's locations as in mmdetection3d's aligned anchor generator; between the outermost of
+    ``model.anchor_range`` as in OpenPCDet's (``align_center: False``) and in mmdetection3d's plain one, where the
+    anchors at the edges of the range are half a location off its centre.
+    """
+    grid = model.grid
+    step = FEATURE_STRIDE * grid.cell
+    width, height = grid.nx // FEATURE_STRIDE, grid.ny // FEATURE_STRIDE
+    if model.anchor_range is None:
+        return AnchorAxis(grid.x_min, step, width), AnchorAxis(grid.y_min, step, height)
+    x_first, y_first, x_last, y_last = model.anchor_range
+    return _spread(x_first, x_last, width), _spread(y_first, y_last, height)
+
+
+def _spread(first: float, last: float, count: int) -> AnchorAxis:
+    step = (last - first) / (count - 1)
+    return AnchorAxis(first - step / 2, step, count)
+
+
 def anchors(model: ModelConfig) -> npt.NDArray[np.float32]:
     """Lays out the anchors of a model.
 
     Returns:
         (H, W, A, 7) float32 boxes in the LiDAR frame [m, rad], H = ny / 2, W = nx / 2, A = 2 per class: yaw 0, then
-        pi / 2. Their centres are the centres of the head's locations, two canvas cells wide.
+        pi / 2. :func:`anchor_axes` tells where they stand.
 
-    Source: PointPillars, sections 2.2 and 3; centres as in mmdetection3d's aligned anchor generator.
+    Source: PointPillars, sections 2.2 and 3.
     """
-    grid = model.grid
-    step = FEATURE_STRIDE * grid.cell
-    height, width = grid.ny // FEATURE_STRIDE, grid.nx // FEATURE_STRIDE
-    boxes = np.empty((height, width, len(model.classes), len(ANCHOR_YAWS), 7), np.float32)
-    boxes[..., 0] = (grid.x_min + (np.arange(width) + 0.5) * step)[:, None, None]
-    boxes[..., 1] = (grid.y_min + (np.arange(height) + 0.5) * step)[:, None, None, None]
+    along_x, along_y = anchor_axes(model)
+    boxes = np.empty((along_y.number, along_x.number, len(model.classes), len(ANCHOR_YAWS), 7), np.float32)
+    boxes[..., 0] = along_x.places[:, None, None]
+    boxes[..., 1] = along_y.places[:, None, None, None]
     boxes[..., 2] = np.array([kind.anchor_z for kind in model.classes])[:, None]
     boxes[..., 3:6] = np.array([kind.anchor_size for kind in model.classes])[:, None]
     boxes[..., 6] = ANCHOR_YAWS
-    return boxes.reshape(height, width, -1, 7)
+    return boxes.reshape(along_y.number, along_x.number, -1, 7)
 
 
 def encode_boxes(boxes: npt.NDArray[FloatT], anchors: npt.NDArray[FloatT]) -> npt.NDArray[FloatT]:

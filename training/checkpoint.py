@@ -232,10 +232,18 @@ def load_weights(model: nn.Module, path: Path) -> None:
             told.
     """
     path = find_weights(path)
-    given = load_tensors(path)
+    put_weights(model, load_tensors(path), str(path))
+
+
+def put_weights(model: nn.Module, given: Tensors, source: str) -> None:
+    """Puts tensors into a model; ``source`` says in the error where they are from.
+
+    Raises:
+        EngineError: They do not fit, as :func:`load_weights`.
+    """
     problem = _misfit(given, model.state_dict())
     if problem is not None:
-        raise EngineError(f"{path}: {problem}; give weights of a model with the same configuration")
+        raise EngineError(f"{source}: {problem}; give weights of a model with the same configuration")
     model.load_state_dict(given)
 
 

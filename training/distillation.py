@@ -156,14 +156,16 @@ def load_teacher(path: Path, student: ModelConfig) -> PointPillars:
     """A teacher, laid out on the student's grid.
 
     The network is the same at every place, so a student may see a smaller or larger part of the ground; the size of a
-    cell and the heights have to agree.
+    cell and the heights have to agree. Anchors that are spread over a range are not the same at every place: where
+    there is one, the grids have to agree altogether.
 
     Raises:
-        ConfigError: The teacher's cells, heights, classes or direction bins are not the student's.
+        ConfigError: The teacher's cells, heights, classes, direction bins or anchors are not the student's.
         EngineError: The teacher's weights cannot be read.
     """
     teacher, detector = load_model(path)
-    for name in ("grid.cell", "grid.z_min", "grid.z_max", "classes", "direction_offset"):
+    ground = () if student.anchor_range is None else ("grid.x_min", "grid.x_max", "grid.y_min", "grid.y_max")
+    for name in ("grid.cell", "grid.z_min", "grid.z_max", "classes", "direction_offset", "anchor_range", *ground):
         theirs, ours = (attrgetter(name)(model) for model in (detector.model, student))
         if theirs != ours:
             raise ConfigError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pd_edge.config import ModelConfig
-from pd_edge.decode import ANCHOR_YAWS, FEATURE_STRIDE, anchors, direction_bin, encode_boxes
+from pd_edge.decode import ANCHOR_YAWS, AnchorAxis, anchor_axes, anchors, direction_bin, encode_boxes
 from pd_edge.training.config import Thresholds
 
 Floats = npt.NDArray[np.float64]
@@ -134,49 +134,40 @@ class TargetAssigner:
 
     def _overlaps(self, boxes: Floats, index: int) -> _Overlaps:
         """All overlapping pairs of the boxes (K, 7) and the class's anchors."""
-        grid, cls = self._model.grid, self._model.classes[index]
+        cls, (along_x, along_y) = self._model.classes[index], anchor_axes(self._model)
         sizes = nearest_bev_sizes(boxes[:, 3:5], boxes[:, 6])
         anchor_sizes = np.array([cls.anchor_size[:2], cls.anchor_size[1::-1]])
-        step = FEATURE_STRIDE * grid.cell
-        columns, along_x = _axis_overlap(
-            boxes[:, 0], sizes[:, 0], anchor_sizes[:, 0], start=grid.x_min, step=step, count=grid.nx // 2
-        )
-        rows, along_y = _axis_overlap(
-            boxes[:, 1], sizes[:, 1], anchor_sizes[:, 1], start=grid.y_min, step=step, count=grid.ny // 2
-        )
-        common = along_y[:, :, :, None] * along_x[:, :, None, :]  # object, yaw, row, column
+        columns, shared_x = _axis_overlap(boxes[:, 0], sizes[:, 0], anchor_sizes[:, 0], along_x)
+        rows, shared_y = _axis_overlap(boxes[:, 1], sizes[:, 1], anchor_sizes[:, 1], along_y)
+        common = shared_y[:, :, :, None] * shared_x[:, :, None, :]  # object, yaw, row, column
         areas = sizes.prod(axis=1)[:, None] + anchor_sizes.prod(axis=1)
         which, yaw, row, column = np.nonzero(common)
         shared = common[which, yaw, row, column]
-        location = rows[which, row] * (grid.nx // 2) + columns[which, column]
+        location = rows[which, row] * along_x.number + columns[which, column]
         per_location = YAWS * len(self._limits)
         return _Overlaps(which, location * per_location + index * YAWS + yaw, shared / (areas[which, yaw] - shared))
 
 
-def _axis_overlap(
-    centres: Floats, sizes: Floats, anchor_sizes: Floats, *, start: float, step: float, count: int
-) -> tuple[Indices, Floats]:
+def _axis_overlap(centres: Floats, sizes: Floats, anchor_sizes: Floats, axis: AnchorAxis) -> tuple[Indices, Floats]:
     """Overlap of intervals with the anchors near them, along one axis.
 
     Args:
         centres: (K,) centres of the intervals [m].
         sizes: (K,) their lengths [m].
         anchor_sizes: (yaws,) lengths of the anchors [m].
-        start: Near edge of the grid [m].
-        step: Distance of the anchors [m].
-        count: Number of anchor places along the axis.
+        axis: Where the anchors stand.
 
     Returns:
         (K, W) int64 places of the anchors in each interval's window, and (K, yaws, W) shared length [m], zero at
         places off the grid.
     """
     reach = (sizes.max(initial=0.0) + anchor_sizes.max()) / 2
-    first = np.floor((centres - reach - start) / step).astype(np.int64)
-    places = first[:, None] + np.arange(math.ceil(2 * reach / step) + 2)
-    distance = np.abs(start + (places + 0.5) * step - centres[:, None])
+    first = np.floor((centres - reach - axis.start) / axis.step).astype(np.int64)
+    places = first[:, None] + np.arange(math.ceil(2 * reach / axis.step) + 2)
+    distance = np.abs(axis.start + (places + 0.5) * axis.step - centres[:, None])
     shared = (sizes[:, None, None] + anchor_sizes[:, None]) / 2 - distance[:, None, :]
     shared = np.minimum(shared, np.minimum(sizes[:, None], anchor_sizes)[:, :, None])
-    on_grid = (places >= 0) & (places < count)
+    on_grid = (places >= 0) & (places < axis.number)
     return places, np.where(on_grid[:, None, :], shared.clip(0), 0)
 
 

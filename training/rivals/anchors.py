@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pd_edge.config import ModelConfig
-from pd_edge.decode import FEATURE_STRIDE, anchors
+from pd_edge.decode import anchor_axes, anchors
 
 
 class AnchorTable(nn.Module):
@@ -17,17 +17,16 @@ class AnchorTable(nn.Module):
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        self._grid = model.grid
+        self._along_x, self._along_y = anchor_axes(model)
         self._kinds: Tensor
         self.register_buffer("_kinds", torch.from_numpy(anchors(model)[0, 0, :, 2:].copy()), persistent=False)
 
     def forward(self, index: Tensor) -> Tensor:
         """The anchors (..., 7) float32 [m, rad] at flat indices (...) int64 over (ny/2, nx/2, A) of one frame."""
         place, kind = _divide(index, len(self._kinds))
-        row, column = _divide(place, self._grid.nx // FEATURE_STRIDE)
-        step = FEATURE_STRIDE * self._grid.cell
-        x = self._grid.x_min + (column + 0.5) * step
-        y = self._grid.y_min + (row + 0.5) * step
+        row, column = _divide(place, self._along_x.number)
+        x = self._along_x.start + (column + 0.5) * self._along_x.step
+        y = self._along_y.start + (row + 0.5) * self._along_y.step
         return torch.cat([torch.stack([x, y], dim=-1), self._kinds[kind]], dim=-1)
 
 

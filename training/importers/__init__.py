@@ -1,0 +1,1 @@
+"""Detectors trained elsewhere, made into model folders."""

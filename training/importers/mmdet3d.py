@@ -1,0 +1,349 @@
+"""mmdetection3d's PointPillars: its Python configuration, read and not run, and the names in its checkpoints.
+
+From 1.0 on boxes are length, width, height and yaw counter-clockwise from +x, as ours but for their place on the
+underside; residuals refer to centres. What differs:
+
+* In legacy mode, the default, the absolute coordinates of a point are overwritten with its offset to the pillar's
+  centre, which so is there twice; before 1.0 in x and y alone, and there was no offset in z.
+* Direction bin 0 begins at -pi / 2 where the configuration says nothing. The second anchor's yaw is 1.57.
+* Before 1.0 sizes are width, length, height, yaw 0 is -y and yaw grows clockwise. Such a checkpoint is told by its
+  anchors' sizes and converted. Its boxes pointed backwards (``dir_limit_offset`` of 1) until the KITTI writer turned
+  them; here they point forwards, as the labels they were trained with.
+* ``Anchor3DRangeGenerator`` spreads its anchors over the range that it names, which need not be the points'.
+
+Source: mmdetection3d 0.17 and 1.4, mmdet3d/models (pillar_encoder, second, second_fpn, anchor3d_head,
+anchor_3d_generator, delta_xyzwhlr_bbox_coder, train_mixins), mmdet3d/datasets/kitti_dataset, notes on compatibility.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pd_edge.config import DecodeConfig, parse_config
+from pd_edge.errors import ConfigError
+from pd_edge.training.importers.checkpoint_file import ForeignCheckpoint
+from pd_edge.training.importers.foreign import (
+    ABSOLUTE,
+    ABSOLUTE_FLAT,
+    OVERWRITTEN,
+    OVERWRITTEN_FLAT,
+    AnchorClass,
+    Described,
+    Foreign,
+    Names,
+    PointRange,
+    Vector,
+)
+from pd_edge.training.importers.python_config import parse_python_config, read_python_config
+from pd_edge.training.model import EPSILON
+
+NAMES = Names(
+    pillar_net="voxel_encoder.pfn_layers.0",
+    stages="backbone.blocks",
+    first=0,
+    upsamplings="neck.deblocks",
+    heads=("bbox_head.conv_cls", "bbox_head.conv_reg", "bbox_head.conv_dir_cls"),
+)
+LINEAR = f"{NAMES.pillar_net}.linear.weight"
+WITHOUT_Z_OFFSET = 9
+"""Columns of a pillar layer from before 1.0."""
+
+
+class Norm(Foreign):
+    """A ``norm_cfg``."""
+
+    eps: float = Field(EPSILON, ge=EPSILON, le=EPSILON)
+
+
+class VoxelLayer(Foreign):
+    """``voxel_layer``."""
+
+    point_cloud_range: PointRange
+    voxel_size: Vector
+
+
+class Preprocessor(Foreign):
+    """``data_preprocessor``, from 1.1 on."""
+
+    voxel_layer: VoxelLayer
+
+
+class VoxelEncoder(Foreign):
+    """``voxel_encoder``."""
+
+    type: Literal["PillarFeatureNet"]
+    with_distance: Literal[False] = False
+    with_cluster_center: Literal[True] = True
+    with_voxel_center: Literal[True] = True
+    legacy: bool = Field(default=True, description="Absolute coordinates are overwritten.")
+    mode: Literal["max"] = "max"
+    norm_cfg: Norm = Norm()
+
+
+class MiddleEncoder(Foreign):
+    """``middle_encoder``."""
+
+    type: Literal["PointPillarsScatter"]
+
+
+class Backbone(Foreign):
+    """``backbone``."""
+
+    type: Literal["SECOND"]
+    layer_strides: tuple[Literal[2], Literal[2], Literal[2]] = (2, 2, 2)
+    norm_cfg: Norm = Norm()
+
+
+class Neck(Foreign):
+    """``neck``."""
+
+    type: Literal["SECONDFPN"]
+    upsample_strides: tuple[Literal[1], Literal[2], Literal[4]] = (1, 2, 4)
+    use_conv_for_no_stride: bool = False
+    norm_cfg: Norm = Norm()
+
+
+class AnchorGenerator(Foreign):
+    """``bbox_head.anchor_generator``."""
+
+    type: Literal["Anchor3DRangeGenerator", "AlignedAnchor3DRangeGenerator"]
+    ranges: tuple[PointRange, ...] = Field(min_length=1)
+    sizes: tuple[Vector, ...]
+    rotations: tuple[float, float]
+    scales: tuple[Literal[1]] = (1,)
+    size_per_range: Literal[True] = True
+    align_corner: Literal[False] = False
+    custom_values: tuple[()] = ()
+
+
+class Coder(Foreign):
+    """``bbox_head.bbox_coder``."""
+
+    type: Literal["DeltaXYZWLHRBBoxCoder"]
+
+
+class ClassLoss(Foreign):
+    """``bbox_head.loss_cls``."""
+
+    use_sigmoid: Literal[True]
+
+
+class Head(Foreign):
+    """``bbox_head``."""
+
+    type: Literal["Anchor3DHead"]
+    use_direction_classifier: Literal[True] = True
+    anchor_generator: AnchorGenerator
+    bbox_coder: Coder
+    loss_cls: ClassLoss
+    dir_offset: float | None = Field(None, description="0 before 1.0 and -pi / 2 since, where left out.")
+    dir_limit_offset: float | None = Field(None, description="1 before 1.0 and 0 since, where left out.")
+
+
+class Assigner(Foreign):
+    """An assigner of one class."""
+
+    pos_iou_thr: float
+    neg_iou_thr: float
+
+
+class TrainCfg(Foreign):
+    """``train_cfg``."""
+
+    assigner: tuple[Assigner, ...] | Assigner | None = None
+
+
+class TestCfg(Foreign):
+    """``test_cfg``."""
+
+    nms_thr: float
+    score_thr: float
+    nms_pre: int
+    max_num: int
+
+
+class Model(Foreign):
+    """``model``."""
+
+    type: Literal["VoxelNet"]
+    data_preprocessor: Preprocessor | None = None
+    voxel_layer: VoxelLayer | None = None
+    voxel_encoder: VoxelEncoder
+    middle_encoder: MiddleEncoder
+    backbone: Backbone
+    neck: Neck
+    bbox_head: Head
+    train_cfg: TrainCfg | None = None
+    test_cfg: TestCfg
+
+
+class MmdetConfig(Foreign):
+    """The parts of mmdetection3d's configuration that a detector's outputs depend on."""
+
+    model: Model
+    class_names: tuple[str, ...] | None = None
+
+
+KITTI: dict[str, Any] = {
+    "class_names": ["Pedestrian", "Cyclist", "Car"],
+    "model": {
+        "type": "VoxelNet",
+        "voxel_layer": {"point_cloud_range": [0, -39.68, -3, 69.12, 39.68, 1], "voxel_size": [0.16, 0.16, 4]},
+        "voxel_encoder": {"type": "PillarFeatureNet"},
+        "middle_encoder": {"type": "PointPillarsScatter"},
+        "backbone": {"type": "SECOND"},
+        "neck": {"type": "SECONDFPN"},
+        "bbox_head": {
+            "type": "Anchor3DHead",
+            "anchor_generator": {
+                "type": "AlignedAnchor3DRangeGenerator",
+                "ranges": [[0, -39.68, bottom, 69.12, 39.68, bottom] for bottom in (-0.6, -0.6, -1.78)],
+                "sizes": [[0.8, 0.6, 1.73], [1.76, 0.6, 1.73], [3.9, 1.6, 1.56]],
+                "rotations": [0, 1.57],
+            },
+            "bbox_coder": {"type": "DeltaXYZWLHRBBoxCoder"},
+            "loss_cls": {"use_sigmoid": True},
+        },
+        "train_cfg": {
+            "assigner": [
+                {"pos_iou_thr": positive, "neg_iou_thr": negative}
+                for positive, negative in ((0.5, 0.35), (0.5, 0.35), (0.6, 0.45))
+            ]
+        },
+        "test_cfg": {"nms_thr": 0.01, "score_thr": 0.1, "nms_pre": 100, "max_num": 50},
+    },
+}
+"""What counts in mmdetection3d 1.x's pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py."""
+
+
+def describe(checkpoint: ForeignCheckpoint, config: Path | None) -> tuple[Described, Names]:
+    """Describes mmdetection3d's detector.
+
+    Args:
+        checkpoint: Its checkpoint, which mostly holds the configuration as text.
+        config: Its Python file, which goes before that text; where there is neither, the KITTI configuration of 1.x is
+            meant.
+
+    Raises:
+        ConfigError: The configuration cannot be read, lacks a value, has one that this network cannot express, or
+            leaves open which coordinates are meant; it is named.
+    """
+    inside = checkpoint.meta.get("config", checkpoint.meta.get("cfg"))
+    if config is not None:
+        data, source = read_python_config(config), str(config)
+    elif isinstance(inside, str):
+        source = f"the configuration in {checkpoint.path.name}"
+        data = parse_python_config(inside, source)
+    else:
+        data, source = KITTI, "mmdetection3d's KITTI configuration of PointPillars for three classes"
+    return _describe(parse_config(data, MmdetConfig, source), checkpoint, source), NAMES
+
+
+def _describe(found: MmdetConfig, checkpoint: ForeignCheckpoint, source: str) -> Described:
+    model, head = found.model, found.model.bbox_head
+    voxels = model.voxel_layer if model.data_preprocessor is None else model.data_preprocessor.voxel_layer
+    if voxels is None:
+        raise ConfigError(f"{source}: no voxel_layer under model or model.data_preprocessor; give all of it")
+    old = _has_old_axes(head.anchor_generator, checkpoint, source)
+    return Described(
+        source=source,
+        point_range=voxels.point_cloud_range,
+        voxel=voxels.voxel_size,
+        classes=_classes(found, checkpoint, source, old=old),
+        yaws=head.anchor_generator.rotations,
+        anchor_range=_anchor_range(head.anchor_generator, voxels, source),
+        direction_start=_direction_start(head, source, old=old),
+        columns=_columns(checkpoint, legacy=model.voxel_encoder.legacy),
+        old_axes=old,
+        plain_upsampling=model.neck.use_conv_for_no_stride,
+        decode=DecodeConfig(
+            score_threshold=model.test_cfg.score_thr,
+            top_k=model.test_cfg.nms_pre,
+            nms_iou=model.test_cfg.nms_thr,
+            max_boxes=model.test_cfg.max_num,
+        ),
+        notes=("boxes of mmdetection3d before 1.0 (width first, clockwise yaw from -y) were converted",) if old else (),
+    )
+
+
+def _has_old_axes(generator: AnchorGenerator, checkpoint: ForeignCheckpoint, source: str) -> bool:
+    """Whether boxes are those of before 1.0: an anchor at yaw 0 is then longer along y."""
+    across = any(size[1] > size[0] for size in generator.sizes)
+    along = any(size[0] > size[1] for size in generator.sizes)
+    version = str(checkpoint.meta.get("mmdet3d_version", "1" if "mmengine_version" in checkpoint.meta else ""))
+    told = version.startswith("0.") if version else None
+    if across == along or (told is not None and told != across):
+        raise ConfigError(
+            f"{source}: anchor sizes {generator.sizes} of version {version or 'unknown'} leave open whether length or "
+            "width comes first (1.0 turned them); give the configuration that the checkpoint was trained with"
+        )
+    return across
+
+
+def _classes(found: MmdetConfig, checkpoint: ForeignCheckpoint, source: str, *, old: bool) -> tuple[AnchorClass, ...]:
+    generator, train = found.model.bbox_head.anchor_generator, found.model.train_cfg
+    names = found.class_names or _names_in(checkpoint) or ()
+    assigner = train.assigner if train is not None else None
+    limits = assigner if isinstance(assigner, tuple) else (assigner,) * len(names)
+    if not names or not len(names) == len(generator.sizes) == len(generator.ranges) == len(limits):
+        raise ConfigError(
+            f"{source}: classes {names}, {len(generator.sizes)} anchor sizes, {len(generator.ranges)} ranges and "
+            f"{len(limits)} assigners; expected as many of each: give a configuration with class_names"
+        )
+    return tuple(
+        AnchorClass(
+            name,
+            (size[1], size[0], size[2]) if old else size,
+            place[2],
+            *((limit.pos_iou_thr, limit.neg_iou_thr) if limit is not None else ()),
+        )
+        for name, size, place, limit in zip(names, generator.sizes, generator.ranges, limits, strict=True)
+    )
+
+
+def _names_in(checkpoint: ForeignCheckpoint) -> tuple[str, ...] | None:
+    """The class names that a checkpoint tells."""
+    meta = checkpoint.meta
+    inner = meta.get("dataset_meta")
+    found = meta.get("CLASSES") or (inner.get("classes", inner.get("CLASSES")) if isinstance(inner, dict) else None)
+    return tuple(map(str, found)) if isinstance(found, list | tuple) else None
+
+
+def _anchor_range(generator: AnchorGenerator, voxels: VoxelLayer, source: str) -> tuple[float, float, float, float]:
+    """Places of the outermost anchors: the range's edges, or half a location within where they are aligned."""
+    places = {(each[0], each[1], each[3], each[4]) for each in generator.ranges}
+    if len(places) > 1 or any(each[2] != each[5] for each in generator.ranges):
+        raise ConfigError(
+            f"{source}: anchor ranges {generator.ranges} differ in x or y, or have a height; not supported"
+        )
+    x_first, y_first, x_last, y_last = places.pop()
+    if generator.type == "Anchor3DRangeGenerator":
+        return x_first, y_first, x_last, y_last
+    low, high, cell = voxels.point_cloud_range[:2], voxels.point_cloud_range[3:5], voxels.voxel_size[0]
+    columns, rows = (round((b - a) / cell) // 2 for a, b in zip(low, high, strict=True))
+    half_x, half_y = (x_last - x_first) / columns / 2, (y_last - y_first) / rows / 2
+    return x_first + half_x, y_first + half_y, x_last - half_x, y_last - half_y
+
+
+def _direction_start(head: Head, source: str, *, old: bool) -> float:
+    """Yaw at which direction bin 0 begins, as it was trained.
+
+    In the old axes bin 0 is the half circle from ``dir_offset`` on; as old yaw r is -r - pi / 2 in ours, it is the half
+    circle before -dir_offset - pi / 2.
+    """
+    limit = head.dir_limit_offset or 0.0
+    if limit != 0 and not (old and limit == 1):
+        raise ConfigError(f"{source}: dir_limit_offset {limit} is not supported; expected 0 (before 1.0 also 1)")
+    if old:
+        return -(head.dir_offset or 0.0) - 1.5 * math.pi
+    return -math.pi / 2 if head.dir_offset is None else head.dir_offset
+
+
+def _columns(checkpoint: ForeignCheckpoint, *, legacy: bool) -> tuple[int, ...]:
+    """The point features; their number tells whether there is an offset in z."""
+    linear = checkpoint.tensors.get(LINEAR)
+    if linear is not None and linear.shape[-1] == WITHOUT_Z_OFFSET:
+        return OVERWRITTEN_FLAT if legacy else ABSOLUTE_FLAT
+    return OVERWRITTEN if legacy else ABSOLUTE
