@@ -41,6 +41,17 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert load_config(tmp_path / "new" / "config.yaml", DetectorConfig) == config
 
 
+def test_anchors_at_their_usual_places_leave_no_word_in_a_file(tmp_path: Path) -> None:
+    """So that what was written before anchors could stand elsewhere equals what is written now."""
+    usual = parse_config(MODEL, ModelConfig, "the test")
+    assert "anchor_range" not in usual.model_dump()
+    spread = parse_config({**MODEL, "anchor_range": [0, -1, 2, 1]}, ModelConfig, "the test")
+    dump_config(spread, tmp_path / "spread.yaml")
+    assert load_config(tmp_path / "spread.yaml", ModelConfig).anchor_range == (0, -1, 2, 1)
+    with pytest.raises(ConfigError, match="must lead from low x y to high x y"):
+        parse_config({**MODEL, "anchor_range": [0, 1, 2, 1]}, ModelConfig, "the test")
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):

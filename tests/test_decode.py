@@ -88,6 +88,15 @@ def test_anchors_stand_at_the_centres_of_two_cells() -> None:
     np.testing.assert_allclose(layout[2, 1, 5], [0.48, -38.88, 0.265, 1.76, 0.6, 1.73, math.pi / 2], atol=FINE)
 
 
+def test_anchors_may_be_spread_between_given_places() -> None:
+    model = detector(GridConfig()).model.model_copy(update={"anchor_range": (0.0, -39.68, 69.12, 39.68)})
+    layout = anchors(model)
+    np.testing.assert_allclose(layout[0, 0, 0, :2], [0, -39.68], atol=FINE)
+    np.testing.assert_allclose(layout[247, 215, 5, :2], [69.12, 39.68], atol=FINE)
+    np.testing.assert_allclose(np.diff(layout[0, :, 0, 0]), 69.12 / 215, atol=FINE)
+    np.testing.assert_allclose(layout[..., 2:], anchors(detector(GridConfig()).model)[..., 2:])
+
+
 near = st.floats(-40, 40, allow_nan=False)
 size = st.floats(0.1, 20)
 angle = st.floats(-10, 10)

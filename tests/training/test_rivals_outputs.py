@@ -100,10 +100,12 @@ def set_anchor(
 # anchors.py
 
 
-def test_anchor_table_equals_the_decoder_s_anchors() -> None:
+@pytest.mark.parametrize("spread", [None, (0.1, -2.0, 4.0, 2.5)])
+def test_anchor_table_equals_the_decoder_s_anchors(spread: tuple[float, float, float, float] | None) -> None:
+    model = MODEL.model_copy(update={"anchor_range": spread})
     index = torch.arange(len(ANCHORS)).reshape(2, -1)
-    found = AnchorTable(MODEL)(index).reshape(-1, 7).numpy()
-    np.testing.assert_allclose(found, ANCHORS, atol=2e-6)
+    found = AnchorTable(model)(index).reshape(-1, 7).numpy()
+    np.testing.assert_allclose(found, decode.anchors(model).reshape(-1, 7), atol=2e-6)
 
 
 def test_boxes_decode_as_the_decoder_does() -> None:

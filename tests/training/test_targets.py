@@ -85,6 +85,15 @@ def test_equals_dense_assignment(seed: int, count: int) -> None:
             assert iou[owner, anchor] == pytest.approx(positive[int(anchor)][1], abs=1e-6)
 
 
+def test_spread_anchors_are_assigned_where_they_stand() -> None:
+    spread = MODEL.model_copy(update={"anchor_range": (0.0, -9.0, 18.0, 9.0)})
+    places = anchors(spread).reshape(-1, 7)
+    chosen = np.array([0, len(places) // 2 // 6 * 6, len(places) - 6])
+    found = TargetAssigner(spread, KITTI_THRESHOLDS).assign(places[chosen], np.zeros(3, np.int64))
+    assert set(chosen) <= set(found.positives)
+    np.testing.assert_allclose(found.residuals[np.isin(found.positives, chosen)], 0, atol=1e-5)
+
+
 def test_box_on_an_anchor_learns_zero_residuals() -> None:
     index = (30 * 60 + 20) * 6 + 2  # row 30, column 20, pedestrian, yaw 0
     found = ASSIGNER.assign(ANCHORS[index : index + 1], np.array([1]))

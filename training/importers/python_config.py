@@ -86,6 +86,7 @@ def _value(node: ast.expr, names: Names) -> Any:
 
 def _evaluate(node: ast.expr, names: Names) -> Any:
     """As :func:`_value`; TypeError or KeyError where it is no plain value."""
+    found: Any
     match node:
         case ast.Constant():
             found = node.value
