@@ -4,14 +4,18 @@ Needs a checkout of each project, named by an environment variable, and what mmd
 
     pip install --no-deps mmengine mmcv-lite mmdet addict yapf termcolor terminaltables easydict
     PD_EDGE_OPENPCDET=... PD_EDGE_MMDET3D=... python benchmarks/import_parity.py FRAMES/*.bin
+    PD_EDGE_MMDET3D=... python benchmarks/import_parity.py FRAMES/*.bin      # a checkout of 0.17, in its own run
 
 Weights are random, batch norm statistics too, so that no channel is idle; both sides get the same. The projects'
 compiled operators are not needed: their voxelization is written here in numpy (at most 32 points, zeros behind them),
-from our cells, so that a point on the border of a cell stands in the same pillar on both sides. Three comparisons:
+from our cells, so that a point on the border of a cell stands in the same pillar on both sides. Compared are:
 
-* ``full size``: pillars are cut to 31 points before both sides see them. All numbers have to agree.
+* ``at most 31``: pillars are cut to 31 points before both sides see them. All numbers have to agree.
 * ``all points``: the frame as it is. Pillars of 32 points and more differ by design: ours keep all points.
-* ``boxes``: every anchor's box as the project decodes it, against ours: anchors, sizes, yaw, direction.
+* ``boxes``: every anchor's box as the project decodes its heads, against ours from ours.
+
+In mmdetection3d before 1.0 the anchor at yaw 0 is the one that lies across for us, and residuals are of other axes:
+there the boxes stand for them.
 """
 
 import math
@@ -45,13 +49,14 @@ class Project(NamedTuple):
 
     checkpoint: dict[str, Any]
     run: Callable[[Tensor, Tensor, Tensor], Heads]
-    boxes: Callable[[Heads], npt.NDArray[np.float32]]
+    boxes: Callable[[Heads], npt.NDArray[np.float64]]  # in our convention, (H * W * A, 7)
+    old_axes: bool = False
 
 
 def main() -> None:
     """Compares each project that is there on each frame."""
     torch.manual_seed(0)
-    makers = {"openpcdet": ("PD_EDGE_OPENPCDET", openpcdet), "mmdet3d": ("PD_EDGE_MMDET3D", mmdet3d)}
+    makers = {"openpcdet": ("PD_EDGE_OPENPCDET", openpcdet), "mmdet3d": ("PD_EDGE_MMDET3D", any_mmdet3d)}
     frames = [Path(each) for each in sys.argv[1:]]
     for name, (variable, make) in makers.items():
         if variable not in os.environ:
@@ -72,44 +77,46 @@ def compare(name: str, project: Project, frames: list[Path]) -> None:
         model, config = load_torch(imported.bundle), imported.bundle.config
         for frame in frames:
             points = read_cloud(frame)
-            for title, cloud in (("full size", cut(points, config.model.grid)), ("all points", points)):
+            for title, cloud in (("at most 31", cut(points, config.model.grid)), ("all points", points)):
                 theirs = project.run(*voxelize(cloud, config.model.grid))
                 canvas = PillarEncoder(config.model.grid, imported.bundle.pillar_net).encode(cloud)
                 with torch.inference_mode():
                     ours = Heads(*(each.numpy() for each in model.dense(torch.from_numpy(canvas))))
-                report(name, frame.stem, title, theirs, ours)
-            print(f"{name} {frame.stem} boxes: {box_difference(project.boxes(theirs), theirs, config)}")
+                report(f"{name} {frame.stem} {title}", project, theirs, ours)
+                print(f"{name} {frame.stem} {title} boxes: {box_difference(project, theirs, ours, config)}")
 
 
-def report(name: str, frame: str, title: str, theirs: Heads, ours: Heads) -> None:
-    """Prints the largest difference of each head, absolute and relative to its largest value.
+def report(what: str, project: Project, theirs: Heads, ours: Heads) -> None:
+    """Prints the largest difference of each head, absolute and beside its largest value.
 
-    The yaw's residual is compared modulo half a turn and without the anchors' 1.57, which the import moved.
+    The yaw's residual is compared without the second anchor's 1.57 instead of pi / 2, which the import moved.
     """
-    for head, a, b in zip(Heads._fields, theirs, ours, strict=True):
-        difference = np.abs(np.asarray(a) - b)
+    for head, a, b, width in zip(Heads._fields, theirs, ours, (3, 7, 2), strict=True):
+        if project.old_axes and head == "residuals":
+            continue
+        first, second = pairs(a, width)[:, :, :: -1 if project.old_axes else 1], pairs(b, width).copy()
         if head == "residuals":
-            difference.reshape(1, -1, 7, *a.shape[2:])[:, 1::2, 6] -= math.pi / 2 - 1.57
-        wrong = np.abs(difference)
-        print(
-            f"{name} {frame} {title} {head}: max {wrong.max():.1e} of {np.abs(a).max():.2f}, "
-            f"over 1e-4: {np.mean(wrong > 1e-4):.2%}"
-        )
+            second[:, :, 1, 6] += math.pi / 2 - 1.57
+        wrong = np.abs(first - second)
+        print(f"{what} {head}: max {wrong.max():.1e} of {np.abs(a).max():.2f}, over 1e-4: {np.mean(wrong > 1e-4):.2%}")
 
 
-def box_difference(boxes: npt.NDArray[np.float32], heads: Heads, config: DetectorConfig) -> str:
-    """Our decoding of the project's own heads, moved as the import does, against its boxes."""
-    count = 2 * len(config.model.classes)
-    place = anchors(config.model).reshape(-1, count, 7)
-    residuals = by_anchor(heads.residuals, 7).copy()
-    residuals[:, 1::2, 6] += np.float32(1.57 - math.pi / 2)
-    bins = by_anchor(heads.directions, 2).argmax(-1)
-    ours = decode_boxes(residuals.astype(np.float64), bins, place.astype(np.float64), config.model.direction_offset)
-    wrong = np.abs(ours - boxes.reshape(ours.shape))
+def box_difference(project: Project, theirs: Heads, ours: Heads, config: DetectorConfig) -> str:
+    """Every anchor's box from our heads against the project's from its own."""
+    wanted = project.boxes(theirs).reshape(-1, 3, 2, 7)[:, :, :: -1 if project.old_axes else 1]
+    place = anchors(config.model).reshape(wanted.shape).astype(np.float64)
+    bins = pairs(ours.directions, 2).argmax(-1)
+    found = decode_boxes(pairs(ours.residuals, 7).astype(np.float64), bins, place, config.model.direction_offset)
+    wrong = np.abs(found - wanted)
     wrong[..., 6] = np.abs((wrong[..., 6] + math.pi) % (2 * math.pi) - math.pi)
-    finite = np.isfinite(wrong).all(-1) & (np.abs(boxes.reshape(ours.shape)[..., 3:6]).max(-1) < 100)
-    turned = wrong[..., 6] > 3  # a yaw on the border of the bins
-    return f"max {wrong[finite & ~turned].max():.1e} m or rad over {finite.sum()} anchors, {turned.sum()} on the border"
+    sane = np.isfinite(wrong).all(-1) & (wanted[..., 3:6].max(-1) < 100)
+    turned = wrong[..., 6] > 3  # a direction or a yaw on the border of the bins
+    return f"max {wrong[sane & ~turned].max():.1e} m or rad over {sane.sum()} anchors, {turned.sum()} half a turn off"
+
+
+def pairs(maps: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    """A head as (H * W, classes, 2, width)."""
+    return by_anchor(maps, width).reshape(-1, 3, 2, width)
 
 
 def by_anchor(maps: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
@@ -223,7 +230,13 @@ def openpcdet(checkout: Path) -> Project:
         for name, value in part.state_dict().items()
     }
     checkpoint = {"model_state": state, "epoch": 80, "it": 1, "optimizer_state": None, "version": "pcdet+0.6.0"}
-    return Project(checkpoint, run, lambda _: run.boxes)  # type: ignore[attr-defined]
+    return Project(checkpoint, run, lambda _: run.boxes.astype(np.float64))  # type: ignore[attr-defined]
+
+
+def any_mmdet3d(checkout: Path) -> Project:
+    """mmdetection3d of whichever age the checkout has."""
+    sys.modules["cv2"] = _Anything("cv2")
+    return (old_mmdet3d if (checkout / "mmdet3d/core").is_dir() else mmdet3d)(checkout)
 
 
 def mmdet3d(checkout: Path) -> Project:
@@ -231,7 +244,7 @@ def mmdet3d(checkout: Path) -> Project:
     folders = ["", ".models", ".models.voxel_encoders", ".models.middle_encoders", ".models.backbones"]
     folders += [".models.necks", ".models.dense_heads", ".models.task_modules.anchor", ".models.task_modules.coders"]
     shells(checkout, [f"mmdet3d{each}" for each in folders])
-    unused = ["cv2", "mmcv.ops", "mmdet", "mmdet.models", "mmdet.models.utils", "mmdet.models.task_modules"]
+    unused = ["mmcv.ops", "mmdet", "mmdet.models", "mmdet.models.utils", "mmdet.models.task_modules"]
     unused += ["mmdet.utils", "mmdet.utils.memory", "mmdet3d.models.layers", "mmdet3d.models.test_time_augs"]
     unused += ["mmdet3d.models.task_modules", "mmdet3d.structures", "mmdet3d.structures.det3d_data_sample"]
     unused += ["mmdet3d.utils", "mmdet3d.utils.typing_utils"]
@@ -276,19 +289,88 @@ def mmdet3d(checkout: Path) -> Project:
             maps = head(built["neck"](built["backbone"](canvas)))
         return Heads(*(each[0].numpy() for each in maps))
 
-    def boxes(heads: Heads) -> npt.NDArray[np.float32]:
+    def boxes(heads: Heads) -> npt.NDArray[np.float64]:
         priors = head.prior_generator.grid_anchors([heads.logits.shape[2:]], device="cpu")[0].reshape(-1, 7)
         deltas = torch.from_numpy(by_anchor(heads.residuals, 7).reshape(-1, 7))
-        found = head.bbox_coder.decode(priors, deltas).numpy()
-        turned = found[:, 6] - head.dir_offset  # its limit_period, which its box classes come with
-        turned -= np.floor(turned / math.pi + head.dir_limit_offset) * math.pi
-        found[:, 6] = turned + head.dir_offset + math.pi * by_anchor(heads.directions, 2).reshape(-1, 2).argmax(-1)
-        found[:, 2] += found[:, 5] / 2  # its boxes stand on their underside
-        return np.asarray(found, np.float32)
+        return turned(head.bbox_coder.decode(priors, deltas), heads, head.dir_offset, head.dir_limit_offset)
 
     state = {f"{name}.{key}": value for name, part in built.items() for key, value in part.state_dict().items()}
     meta = {"epoch": 80, "mmengine_version": "0.10.0", "dataset_meta": {"classes": ["Pedestrian", "Cyclist", "Car"]}}
     return Project({"state_dict": state, "meta": meta}, run, boxes)
+
+
+def turned(found: Tensor, heads: Heads, offset: float, limit: float) -> npt.NDArray[np.float64]:
+    """mmdetection3d's boxes with the yaw of their direction bin (its limit_period), at their centre's height."""
+    boxes = found.numpy().astype(np.float64)
+    yaw = boxes[:, 6] - offset
+    yaw -= np.floor(yaw / math.pi + limit) * math.pi
+    boxes[:, 6] = yaw + offset + math.pi * by_anchor(heads.directions, 2).reshape(-1, 2).argmax(-1)
+    boxes[:, 2] += boxes[:, 5] / 2
+    return boxes
+
+
+def old_mmdet3d(checkout: Path) -> Project:
+    """mmdetection3d 0.17's modules as its KITTI configuration for three classes configures them.
+
+    Its head is three convolutions, made here: the class itself needs more of its time's packages.
+    """
+    old_packages(checkout)
+    size = {"voxel_size": KITTI_VOXEL, "point_cloud_range": KITTI_RANGE}
+    vfe = import_module("mmdet3d.models.voxel_encoders.pillar_encoder").PillarFeatureNet(4, (64,), **size)
+    scatter = import_module("mmdet3d.models.middle_encoders.pillar_scatter").PointPillarsScatter(64, [496, 432])
+    backbone = import_module("mmdet3d.models.backbones.second").SECOND(64, [64, 128, 256], [3, 5, 5], [2, 2, 2])
+    neck = import_module("mmdet3d.models.necks.second_fpn").SECONDFPN([64, 128, 256], [128] * 3, [1, 2, 4])
+    coder = import_module("mmdet3d.core.bbox.coders.delta_xyzwhlr_bbox_coder").DeltaXYZWLHRBBoxCoder()
+    generator = import_module("mmdet3d.core.anchor.anchor_3d_generator").Anchor3DRangeGenerator(
+        ranges=[[0, -39.68, bottom, 70.4, 39.68, bottom] for bottom in (-0.6, -0.6, -1.78)],
+        sizes=[[0.6, 0.8, 1.73], [0.6, 1.76, 1.73], [1.6, 3.9, 1.56]],
+        rotations=[0, 1.57],
+        reshape_out=False,
+    )
+    head = nn.ModuleDict(
+        {f"conv_{name}": nn.Conv2d(384, 6 * n, 1) for name, n in (("cls", 3), ("reg", 7), ("dir_cls", 2))}
+    )
+    randomize(vfe, backbone, neck)
+
+    def run(voxels: Tensor, counts: Tensor, coordinates: Tensor) -> Heads:
+        with torch.inference_mode():
+            maps = neck(backbone(scatter(vfe(voxels.clone(), counts, coordinates), coordinates, 1)))[0]
+            return Heads(*(part(maps).numpy() for part in head.values()))
+
+    def boxes(heads: Heads) -> npt.NDArray[np.float64]:
+        priors = generator.grid_anchors([heads.logits.shape[2:]], device="cpu")[0].reshape(-1, 7)
+        deltas = torch.from_numpy(by_anchor(heads.residuals, 7).reshape(-1, 7))
+        found = turned(coder.decode(priors, deltas), heads, 0.0, 1.0)
+        found[:, 6] -= math.pi  # as its KITTI writer does
+        found[:, [3, 4]] = found[:, [4, 3]]
+        found[:, 6] = -found[:, 6] - math.pi / 2
+        return found
+
+    parts = {"voxel_encoder": vfe, "backbone": backbone, "neck": neck, "bbox_head": head}
+    state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    text = (checkout / "configs/_base_/models/hv_pointpillars_secfpn_kitti.py").read_text()
+    meta = {"mmdet3d_version": "0.17.0", "config": text, "CLASSES": ["Pedestrian", "Cyclist", "Car"]}
+    return Project({"state_dict": state, "meta": meta}, run, boxes, old_axes=True)
+
+
+def old_packages(checkout: Path) -> None:
+    """What mmdetection3d 0.17 imports: decorators that do nothing, registries that register nothing."""
+    mmcv, mmengine = import_module("mmcv"), import_module("mmengine")
+    mmcv.is_list_of = mmengine.is_list_of  # type: ignore[attr-defined]
+    decorator = lambda *_, **__: lambda decorated: decorated  # noqa: E731 - for three names
+    runner = types.ModuleType("mmcv.runner")
+    runner.force_fp32 = runner.auto_fp16 = decorator  # type: ignore[attr-defined]
+    runner.BaseModule = import_module("mmengine.model").BaseModule  # type: ignore[attr-defined]
+    sys.modules["mmcv.runner"] = runner
+    folders = ["", ".models", ".models.voxel_encoders", ".models.middle_encoders", ".models.backbones"]
+    folders += [".models.necks", ".core", ".core.anchor", ".core.bbox", ".core.bbox.coders"]
+    shells(checkout, [f"mmdet3d{each}" for each in folders])
+    registry = types.SimpleNamespace(register_module=decorator)
+    kinds = ("BACKBONES", "NECKS", "VOXEL_ENCODERS", "MIDDLE_ENCODERS", "ANCHOR_GENERATORS", "BBOX_CODERS")
+    unused = ["mmdet", "mmdet.models", "mmdet.core", "mmdet.core.anchor", "mmdet.core.bbox", "mmdet.core.bbox.builder"]
+    for name in (*unused, "mmdet3d.ops", "mmdet3d.models.builder"):
+        sys.modules[name] = _Anything(name)
+        vars(sys.modules[name]).update(dict.fromkeys(kinds, registry))
 
 
 if __name__ == "__main__":

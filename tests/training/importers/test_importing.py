@@ -19,7 +19,7 @@ from pd_edge.errors import ConfigError, EngineError
 from pd_edge.pillars import PillarEncoder
 from pd_edge.runtimes.torch import load_torch
 from pd_edge.training.distillation import DistillConfig, distil, load_teacher, read_config
-from pd_edge.training.importers import mmdet3d, openpcdet
+from pd_edge.training.importers import mmdet3d_config, openpcdet
 from pd_edge.training.importers.importing import STUDENT, Imported, import_model
 from pd_edge.training.scene import Scene
 
@@ -64,7 +64,7 @@ def pcdet_config() -> dict[str, Any]:
 
 
 def mmdet_config() -> dict[str, Any]:
-    data: dict[str, Any] = copy.deepcopy(mmdet3d.KITTI)
+    data: dict[str, Any] = copy.deepcopy(mmdet3d_config.KITTI)
     data["class_names"] = ["Car", "Pedestrian"]
     model = data["model"]
     model["data_preprocessor"] = {"voxel_layer": {**model.pop("voxel_layer"), "point_cloud_range": list(RANGE)}}
