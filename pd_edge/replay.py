@@ -157,8 +157,7 @@ class _Run:
         kinds, classes = self._out.types.types.__getitem__, self._detector.classes
         head = header(kinds, time_of(message), message.header.frame_id)
         objects = Objects(detections.boxes, [classes[label] for label in detections.labels], detections.scores)
-        mount = self._detector.mount
-        pose = None if mount.needless else mount.to_cloud
+        pose = self._detector.mount.pose_of_boxes
         markers = placed_markers(marker_array(kinds, head, objects, classes, MARKER_SECONDS, shown=self._shown), pose)
         self._out.write(DETECTIONS, placed_detections(detection_array(kinds, head, objects), pose), time_ns)
         self._out.write(MARKERS, markers, time_ns)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pd_edge.boxes import SHOWN_SCORE, Floats, wrap_angle
+from pd_edge.boxes import SHOWN_SCORE, Floats
 from pd_edge.errors import DataError, MissingExtraError
 
 Kinds = Callable[[str], Any]
@@ -38,6 +38,8 @@ COLOURS = ((0.15, 0.55, 0.95), (0.95, 0.45, 0.1), (0.2, 0.75, 0.35), (0.75, 0.3,
 """Red, green and blue of the classes, in turn."""
 TEXT_HEIGHT, ARROW_WIDTH = 0.6, 0.15
 """[m]"""
+MOST_LEANING = math.cos(math.radians(45))
+"""Least part of a box's upward axis along the frame's z axis."""
 
 
 class Objects(NamedTuple):
@@ -106,8 +108,11 @@ def detection_array(kinds: Kinds, head: Any, objects: Objects) -> Any:
 def objects_of(message: Any) -> Objects:
     """The boxes of a Detection3DArray, each with its likeliest class; boxes of no class are left out.
 
+    A box that leans, as those of a tilted sensor do in its frame, is taken for an upright one: its yaw is that of its
+    heading seen along z, as :meth:`pd_edge.sensors.Mount.boxes` gives it.
+
     Raises:
-        DataError: A box is turned about another axis than z by more than a degree.
+        DataError: A box leans by more than 45 degrees.
     """
     kept = [(each.bbox, max(each.results, key=_score).hypothesis) for each in message.detections if each.results]
     boxes = np.array([_box(box) for box, _ in kept]).reshape(-1, 7)
@@ -167,16 +172,22 @@ def transform(kinds: Kinds, head: Any, child: str, matrix: npt.NDArray[np.float6
 
 def matrix_of(moved: Any) -> npt.NDArray[np.float64]:
     """The matrix (4, 4) of a Transform [m]."""
-    q = moved.rotation
-    x, y, z, w = np.array([q.x, q.y, q.z, q.w]) / math.sqrt(q.x**2 + q.y**2 + q.z**2 + q.w**2)
     matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
+    matrix[:3, :3] = rotation_of(moved.rotation)
     matrix[:3, 3] = moved.translation.x, moved.translation.y, moved.translation.z
     return matrix
+
+
+def rotation_of(q: Any) -> npt.NDArray[np.float64]:
+    """The rotation matrix (3, 3) of a Quaternion of any length; of one that was never set, all zeros, no turn."""
+    x, y, z, w = np.array([q.x, q.y, q.z, q.w]) / (math.sqrt(q.x**2 + q.y**2 + q.z**2 + q.w**2) or 1.0)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
 
 def quaternion_of(rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -221,16 +232,19 @@ def placed_markers(message: Any, pose: npt.NDArray[np.float64] | None) -> Any:
 
 
 def _move(pose: Any, matrix: npt.NDArray[np.float64]) -> None:
-    """Brings a geometry_msgs/Pose to another frame, in place.
+    """Brings the geometry_msgs/Pose of a box to another frame, in place.
 
     Args:
         pose: The pose.
-        matrix: (4, 4) from its frame to the other [m].
+        matrix: (4, 4) from its frame to the other [m]. In a mirrored frame a box is the box whose left and right are
+            exchanged, which looks the same.
     """
     p, q = pose.position, pose.orientation
     p.x, p.y, p.z = map(float, matrix[:3, :3] @ (p.x, p.y, p.z) + matrix[:3, 3])
-    turned = _product(quaternion_of(matrix[:3, :3]), np.array([q.x, q.y, q.z, q.w]))
-    q.x, q.y, q.z, q.w = map(float, turned)
+    turn, own = matrix[:3, :3], np.array([q.x, q.y, q.z, q.w])
+    if np.linalg.det(turn) < 0:
+        turn, own = turn * (1, -1, 1), own * (-1, 1, -1, 1)
+    q.x, q.y, q.z, q.w = map(float, _product(quaternion_of(turn), own))
 
 
 def _product(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -251,12 +265,14 @@ def _pose(kinds: Kinds, box: Sequence[float]) -> Any:
 
 def _box(box: Any) -> tuple[float, ...]:
     p, q, s = box.center.position, box.center.orientation, box.size
-    if math.hypot(q.x, q.y) > math.radians(0.5) * math.hypot(q.x, q.y, q.z, q.w):
+    turn = rotation_of(q)
+    if abs(turn[2, 2]) < MOST_LEANING:
         raise DataError(
             f"a box at {p.x:g} {p.y:g} {p.z:g} m is turned by the quaternion {q.x:g} {q.y:g} {q.z:g} {q.w:g}; expected "
-            "a turn about z alone: bring the boxes to a level frame first"
+            "one that stands on the frame's x and y axes, or leans by up to 45 degrees: give boxes in a frame whose z "
+            "axis points up"
         )
-    return p.x, p.y, p.z, s.x, s.y, s.z, wrap_angle(2 * math.atan2(q.z, q.w))
+    return p.x, p.y, p.z, s.x, s.y, s.z, math.atan2(turn[1, 0], turn[0, 0])
 
 
 def _vector(kinds: Kinds, values: Sequence[float]) -> Any:

@@ -91,11 +91,19 @@ class Mount(NamedTuple):
     """(4, 4), cloud to model [m]."""
     to_cloud: Matrix
     """(4, 4), model to cloud [m]."""
+    to_written: Matrix
+    """(4, 4), model to the axes that points are written in [m], which a message's ``frame_id`` means: as ``to_cloud``
+    where a profile leaves the axes as they are; a mirror image where it mirrors them."""
 
     @property
     def needless(self) -> bool:
         """Whether the two frames are the same."""
         return bool((self.to_model == np.eye(4)).all())
+
+    @property
+    def pose_of_boxes(self) -> Matrix | None:
+        """``to_written`` for boxes under a cloud's header; None where they stay as the model has them."""
+        return None if (self.to_written == np.eye(4)).all() else self.to_written
 
     def points(self, cloud: Cloud) -> Cloud:
         """A cloud (N, 4) in the model's frame [m]; the array itself where nothing is to be done."""
@@ -136,13 +144,24 @@ def mount_of(profile: SensorProfile, height: float = 0.0) -> Mount:
     to_cloud = np.eye(4)
     to_cloud[:3, :3] = to_model[:3, :3].T
     to_cloud[:3, 3] = -to_cloud[:3, :3] @ to_model[:3, 3]
-    return Mount(to_model, to_cloud)
+    written = np.eye(4)
+    written[:3, :3] = _axes_matrix(profile).T
+    return Mount(to_model, to_cloud, written @ to_cloud)
+
+
+def _axes_matrix(profile: SensorProfile) -> Matrix:
+    """(3, 3), coordinates as written to the cloud's own, but for the unit."""
+    matrix = np.zeros((3, 3))
+    for place, axis in enumerate(profile.axes):
+        matrix[place, "xyz".index(axis[-1])] = -1 if axis[0] == "-" else 1
+    return matrix
 
 
 def in_metres(points: Floats, profile: SensorProfile) -> Floats:
     """Points (N, 4) with unit and axes as a profile says; the array itself where nothing is to be done.
 
-    Axes may mirror a cloud, which no mount can: boxes are in the frame that comes of this.
+    Axes may mirror a cloud, which no mount can: boxes are in the frame that comes of this. In messages they are brought
+    back to the axes as written (:attr:`Mount.to_written`).
     """
     if profile.unit == 1 and profile.axes == KITTI.axes:
         return points

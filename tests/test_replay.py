@@ -26,7 +26,7 @@ from pd_edge.kitti_bag import CLOUDS, LABELS, TF_STATIC, TRUTH, write_drive
 from pd_edge.pointcloud2 import points_of
 from pd_edge.replay import DETECTIONS, MARKERS, Replayed, replay
 from pd_edge.ros_messages import Objects, bag_types, detection_array, header, objects_of
-from pd_edge.sensors import MODEL_HEIGHT
+from pd_edge.sensors import MODEL_HEIGHT, SensorProfile, mount_of
 
 SCANS, PERIOD = 4, 100_000_000
 TIMES = [1_767_225_600_000_000_000 + n * PERIOD for n in range(SCANS)]
@@ -126,6 +126,29 @@ def test_a_mounted_sensor_gets_boxes_in_its_own_frame(
         np.testing.assert_allclose(objects_of(message).boxes, expected, atol=2e-3)
         heights = {round(each.bbox.center.position.z, 3) for each in message.detections}
         assert {round(each.pose.position.z, 3) for each in shown.markers if each.ns == "boxes"} <= heights
+
+
+def test_a_bag_of_a_tilted_sensor_is_evaluated(
+    bag: Path, detector: Detector, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    profile = SensorProfile(name="tilted", height=MODEL_HEIGHT, roll=-3, pitch=4)
+    mount = mount_of(profile)
+
+    def tilted(_: int, message: Any) -> Any:
+        points = mount._replace(to_model=mount.to_cloud).points(points_of(message).points)
+        return dataclasses.replace(message, data=np.ascontiguousarray(points).reshape(-1).view(np.uint8))
+
+    around = load(str(tiny_bundle.folder), "onnxruntime", sensor=profile, coverage="full")
+    done = replay(changed(bag, tmp_path / "tilted.mcap", tilted), around, tmp_path / "out.mcap")
+    pairs = pairs_of(tmp_path / "out.mcap", DETECTIONS)
+    assert sum(len(each.boxes) for each in pairs.detections) == done.boxes > 0
+    assert evaluate(pairs.truth, pairs.found).classes
+    with BagReader(bag) as source:
+        first = source.message(next(iter(source.records([CLOUDS]))))
+    expected = mount.boxes(detector.detect(points_of(first).points))
+    ahead = expected.boxes[expected.boxes[:, 0] > 10][:, :3]
+    distance = np.linalg.norm(ahead[:, None] - pairs.detections[0].boxes[:, :3], axis=2).min(axis=1)
+    assert np.median(distance) < 0.05
 
 
 def test_clouds_are_copied_where_asked_for(bag: Path, detector: Detector, tmp_path: Path) -> None:

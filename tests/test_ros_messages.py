@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("rosbags", reason="needs the bags extra")
 
+from pd_edge.boxes import Detections
 from pd_edge.errors import DataError
 from pd_edge.ros_messages import (
     DETECTIONS,
@@ -21,10 +22,13 @@ from pd_edge.ros_messages import (
     marker_array,
     matrix_of,
     objects_of,
+    placed_detections,
     quaternion_of,
+    rotation_of,
     time_of,
     transform,
 )
+from pd_edge.sensors import Axis, SensorProfile, in_metres, mount_of
 
 TYPES = bag_types()
 KINDS = TYPES.types.__getitem__
@@ -71,11 +75,48 @@ def test_the_likeliest_class_counts_and_a_box_without_one_is_none() -> None:
     assert (list(found.names), found.scores.tolist()) == (["Cyclist"], [pytest.approx(0.9)])
 
 
-def test_a_box_that_does_not_stand_level_is_refused() -> None:
+def test_a_box_that_lies_on_its_side_is_refused() -> None:
     message = detection_array(KINDS, HEAD, some_objects())
-    message.detections[1].bbox.center.orientation.x = 0.1
-    with pytest.raises(DataError, match=r"a box at 20 -3 -0\.8 m is turned by .* expected a turn about z alone"):
+    message.detections[1].bbox.center.orientation.x = 1.0
+    with pytest.raises(DataError, match=r"a box at 20 -3 -0\.8 m is turned by .* or leans by up to 45 degrees"):
         objects_of(message)
+
+
+@pytest.mark.parametrize(("roll", "pitch"), [(0, 12), (-9, 0), (180, 0), (175, -8)])
+def test_boxes_of_a_tilted_sensor_are_read_as_the_detector_gives_them(roll: float, pitch: float) -> None:
+    mount = mount_of(SensorProfile(name="tilted", height=2, roll=roll, pitch=pitch, yaw=30))
+    objects = some_objects()
+    found = objects_of(sent(placed_detections(detection_array(KINDS, HEAD, objects), mount.pose_of_boxes), DETECTIONS))
+    expected = mount.boxes(Detections(objects.boxes, np.zeros(2, np.int64), objects.scores))
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [("y", "x", "z"), ("-y", "x", "z"), ("x", "y", "-z")])
+def test_boxes_lie_on_the_points_as_they_were_written(axes: tuple[Axis, Axis, Axis]) -> None:
+    """The profile mends the axes for the model; a box's message says where its points are in the message's frame."""
+    profile = SensorProfile(name="odd", height=2.5, pitch=3, axes=axes)
+    mount, objects = mount_of(profile), some_objects()
+    written = mount.to_written @ [*objects.boxes[0, :3], 1]
+    np.testing.assert_allclose(
+        mount.points(in_metres(np.array([[*written[:3], 0]]), profile))[0, :3], objects.boxes[0, :3], atol=1e-6
+    )
+    message = sent(placed_detections(detection_array(KINDS, HEAD, objects), mount.pose_of_boxes), DETECTIONS)
+    centre = message.detections[0].bbox.center
+    np.testing.assert_allclose([centre.position.x, centre.position.y, centre.position.z], written[:3], atol=1e-6)
+    turn = rotation_of(centre.orientation)
+    assert np.linalg.det(turn) == pytest.approx(1)
+    yaw = float(objects.boxes[0, 6])
+    ahead = mount.to_written[:3, :3] @ [math.cos(yaw), math.sin(yaw), 0]
+    left = mount.to_written[:3, :3] @ [-math.sin(yaw), math.cos(yaw), 0]
+    np.testing.assert_allclose(turn[:, 0], ahead, atol=1e-6)
+    assert abs(turn[:, 1] @ left) == pytest.approx(1)
+
+
+def test_a_turn_that_was_never_set_is_none() -> None:
+    message = detection_array(KINDS, HEAD, some_objects())
+    for each in message.detections:
+        each.bbox.center.orientation.z = each.bbox.center.orientation.w = 0.0
+    assert objects_of(message).boxes[:, 6].tolist() == [0, 0]
 
 
 def test_boxes_that_score_little_have_no_markers() -> None:

@@ -190,8 +190,8 @@ class DetectionServer:
     def _placed(self, loaded: Loaded, head: Any) -> tuple[npt.NDArray[np.float64] | None, Any]:
         """The pose of the model's frame in that of the boxes, None where they are the same, and the boxes' header."""
         if self._transforms is None:
-            return (None if loaded.mount.needless else loaded.mount.to_cloud), head
-        pose = self._transforms.pose(head) @ loaded.mount.to_cloud
+            return loaded.mount.pose_of_boxes, head
+        pose = self._transforms.pose(head) @ loaded.mount.to_written
         return pose, kinds("std_msgs/msg/Header")(stamp=head.stamp, frame_id=self._transforms.target)
 
     def _refuse(self, error: RefusedError) -> None:
