@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_edge.clouds import Cloud
+from pd_edge.config import ModelConfig
 from pd_edge.doctor_evidence import IN_PROFILE, Evidence, Finding
 from pd_edge.ground import find_ground
-from pd_edge.sensors import SensorProfile
+from pd_edge.sensors import MODEL_HEIGHT, SensorProfile
 
 TILT, BAD_TILT = 4.0, 6.0
 """Differences from the profile that are said, and that keep boxes away [degrees]; streets alone give up to 4."""
@@ -138,15 +139,34 @@ def check_height(evidence: Evidence) -> Finding | None:
     ground, profile = evidence.ground, evidence.profile
     if ground is None or abs(ground.height - profile.height) < HEIGHT or abs(ground.height) > 10:
         return None
-    change = {"height": round(ground.height, 2)}
+    change, off = {"height": round(ground.height, 2)}, ground.height - profile.height
     return Finding(
         "height",
         f"the ground is {ground.height:.2f} m below the cloud's origin",
         f"{profile.height:g} m, as in the profile",
-        f"objects are {ground.height - profile.height:+.2f} m lower than where models look for them",
+        f"objects are {abs(off):.2f} m {'lower' if off > 0 else 'higher'} than where models look for them",
         f"{IN_PROFILE}: height: {change['height']:g}",
-        blocks=abs(ground.height - profile.height) > BAD_HEIGHT,
+        blocks=abs(off) > BAD_HEIGHT,
         change=change,
+    )
+
+
+def check_model(model: ModelConfig, name: str) -> Finding | None:
+    """A model whose anchors do not stand on a ground where KITTI's sensor has it, as one that was trained elsewhere.
+
+    No check of :data:`pd_edge.doctor.CHECKS`: what it finds no sensor profile of a cloud is wrong for.
+    """
+    lowest = min(each.anchor_z - each.anchor_size[2] / 2 for each in model.classes)
+    if abs(lowest + MODEL_HEIGHT) <= BAD_HEIGHT:
+        return None
+    return Finding(
+        "model",
+        f"the lowest anchors of {name} stand at z = {lowest:.2f} m",
+        f"about {-MODEL_HEIGHT:g} m: profiles bring clouds to a sensor {MODEL_HEIGHT:g} m up, as in KITTI",
+        "where the model was trained with its ground up there, heights that are proposed here are wrong for it",
+        f"{IN_PROFILE}: height: the sensor's own {MODEL_HEIGHT + lowest:+.2f} m, if that brings more boxes",
+        blocks=False,
+        change={},
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_edge.clouds import INTENSITY_SCALES
+from pd_edge.config import GridConfig
 from pd_edge.doctor_evidence import IN_PROFILE, Evidence, Finding
 from pd_edge.doctor_reference import VIEW, Spread, figures
 from pd_edge.errors import DataError
@@ -15,6 +16,8 @@ from pd_edge.sensors import corrected, in_metres, mount_of
 
 LARGE_MESSAGE = 500_000
 """Best-effort messages above this were lost in our measurements (ros_nodes/README.md) [bytes]."""
+
+_OTHER_FIELD = f"{IN_PROFILE}: intensity_field: NAME of the field that has them"
 
 
 def check_fields(evidence: Evidence) -> Finding | None:
@@ -81,8 +84,9 @@ def check_intensity(evidence: Evidence) -> Finding | None:
     p95, known = float(np.percentile(values, 95)), evidence.reference.intensity_p95
     change: dict[str, Any] = {}
     if values.min() == values.max():
-        said = f"all intensities are {values[0]:g}"
-        remedy = f"{IN_PROFILE}: intensity_field: NAME of the field that has them"
+        said, remedy = f"all intensities are {values[0]:g}", _OTHER_FIELD
+    elif p95 == 0:  # a scale of nothing is nothing
+        said, remedy = "95 % of the intensities are 0", _OTHER_FIELD
     elif p95 < known.low / 3:
         said = f"95 % of the intensities are below {p95:.3f} of 1"
         change = _brighter(evidence.own[:, 3], known)
@@ -118,7 +122,8 @@ def check_density(evidence: Evidence) -> Finding | None:
     reference = evidence.reference
     profile, mount = evidence.profile, mount_of(evidence.profile)
     metres = (in_metres(each, profile).astype(np.float32) for each in evidence.sample.clouds)
-    found = [figures(mount.points(each), evidence.grid) for each in metres]
+    # In the grid that the table was measured in, which need not be the model's.
+    found = [figures(mount.points(each), GridConfig()) for each in metres]
     known = [each for each in found if each is not None]
     if not known:
         return None

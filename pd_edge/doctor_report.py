@@ -9,6 +9,7 @@ from pd_edge.config import GridConfig
 from pd_edge.detector import Detector, load
 from pd_edge.doctor import diagnose
 from pd_edge.doctor_evidence import Finding, Sample
+from pd_edge.doctor_mount import check_model
 from pd_edge.doctor_reference import reference
 from pd_edge.doctor_sources import sample_of
 from pd_edge.doctor_trial import LEAST, Trial, check_scores, histogram_line, try_profile
@@ -64,7 +65,8 @@ def examine(
         MissingExtraError: The source is a bag, and ``rosbags`` is not installed.
     """
     detector, broken = _detector(wanted)
-    findings = [] if broken is None else [broken]
+    model = None if detector is None else check_model(detector.config.model, detector.name)
+    findings = [each for each in (broken, model) if each is not None]
     try:
         sample = _sample(source, profile, most, topic)
     except DataError as error:

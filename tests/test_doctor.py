@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pd_edge.bundle import Bundle
 from pd_edge.cli import main
 from pd_edge.clouds import read_cloud, write_cloud
 from pd_edge.config import Config, GridConfig
 from pd_edge.doctor import diagnose
 from pd_edge.doctor_evidence import Finding, Sample
+from pd_edge.doctor_mount import check_model
 from pd_edge.doctor_reference import Reference, figures, measure, reference
 from pd_edge.doctor_report import DetectorWanted, Report, examine, lines
 from pd_edge.doctor_sources import sample_of
@@ -150,11 +152,31 @@ def test_other_findings(simulated: Cloud) -> None:
     assert found(clouds=[scaled((3, 0, 0))(simulated)])["intensity scale"].measured == "all intensities are 0"
     dark = found(clouds=[scaled((3, 1 / 255, 0))(simulated)])["intensity scale"]
     assert dark.change["intensity_curve"][-1] == (1, 1)
+    nothing = simulated.copy()
+    nothing[:, 3] = np.arange(len(nothing)) % 50 == 0
+    (zeros,) = found(clouds=[nothing]).values()
+    assert (zeros.measured, zeros.change) == ("95 % of the intensities are 0", {})
+    low = found(clouds=[scaled((2, 1, 1))(simulated)])["height"].meaning
+    assert low.startswith(("objects are 0.9", "objects are 1.0"))
+    assert "m higher than" in low
+    narrow = GridConfig(x_max=10.24, y_min=-2.56, y_max=2.56)
+    others = diagnose(Sample([simulated]), KITTI, narrow, reference())[0]
+    assert "density" not in {each.name for each in others}, "the table is of the shipped models' grid"
     twice = named(simulated, KITTI.model_copy(update={"intensity_max": 255.0}))
     assert [each.remedy for each in twice] == ["sensor profile: intensity_max: 1"]
     assert found(clouds=[scaled((3, 1, -0.5))(simulated)])["intensity"].blocks
     away = found(clouds=[scaled((0, 1, 200))(simulated)])
     assert away["range"].blocks
+
+
+def test_a_model_that_was_trained_with_its_ground_elsewhere_is_told() -> None:
+    shipped = Bundle.load("pointpillars-16x").config.model
+    assert check_model(shipped, "shipped") is None
+    kinds = tuple(each.model_copy(update={"anchor_z": each.anchor_size[2] / 2}) for each in shipped.classes)
+    other = check_model(shipped.model_copy(update={"classes": kinds}), "mine")
+    assert other is not None
+    assert "the lowest anchors of mine stand at z = 0.00 m" in other.measured
+    assert "+1.73 m" in other.remedy
 
 
 def test_scores() -> None:
@@ -221,8 +243,10 @@ def test_what_cannot_be_read_or_loaded_is_a_finding(
     header = "VERSION 0.7\nFIELDS x y z ring\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\nWIDTH 1\nHEIGHT 1\nPOINTS 1\n"
     (tmp_path / "scan.pcd").write_text(f"{header}DATA ascii\n1 2 3 4\n", encoding="ascii")
     with pytest.raises(SystemExit) as ended:
-        main(["doctor", str(tmp_path / "scan.pcd"), "--model", "nothing"])
+        main(["doctor", str(tmp_path / "scan.pcd"), "--model", "nothing", "--write-profile", str(tmp_path / "p.yaml")])
     said = capsys.readouterr().out
+    assert "p.yaml is not written" in " ".join(said.split())
+    assert not (tmp_path / "p.yaml").exists()
     assert ended.value.code == 1
     assert "BLOCKS engine: no model named 'nothing'" in said
     assert "BLOCKS reading:" in said

@@ -21,7 +21,11 @@ def doctor(
     topic: Annotated[str | None, typer.Option(help="PointCloud2 topic of a bag; its only one if left out.")] = None,
     clouds: Annotated[int, typer.Option(min=1, max=50, help="Clouds to look at, spread over all there are.")] = 5,
     write_profile: Annotated[
-        Path | None, typer.Option(help="Write the proposed sensor profile, for --sensor and the node's `sensor`.")
+        Path | None,
+        typer.Option(
+            help="Write the sensor profile, with what is proposed, for --sensor and the node's `sensor`; over a file "
+            "of that name."
+        ),
     ] = None,
     model: Model = DEFAULT_MODEL,
     runtime: Runtime = None,
@@ -83,5 +87,8 @@ def _write(report: "Report", path: Path, *, stderr: bool) -> None:
     from pd_edge.config import dump_config
     from pd_edge.terminal import say
 
+    if not report.clouds:
+        say(f"profile: {path} is not written, as no cloud could be read", stderr=stderr)
+        return
     dump_config(report.profile, path)
     say(f"profile: {path}; use it with --sensor {path}, or as the node's parameter sensor", stderr=stderr)
