@@ -11,6 +11,7 @@ from pd_edge_ros.refusals import RefusedError
 
 from pd_edge.config import GridConfig
 from pd_edge.pointcloud2 import layout_of
+from pd_edge.sectors import Sectors
 from pd_edge.sensors import KITTI, SensorProfile, mount_of
 
 POINTS = np.array([[10, 0, -1, 0.5], [0.5, 0.2, 0.1, 0.25], [50, 5, 1, 1], [0, 3, 0, 0]], np.float32)
@@ -36,7 +37,12 @@ def test_ranges() -> None:
 
 
 def test_points_in_the_grid() -> None:
-    assert count_in(POINTS, GridConfig(x_min=0, x_max=20.48, y_min=-5.12, y_max=5.12)) == 3
+    grid = GridConfig(x_min=0, x_max=20.48, y_min=-5.12, y_max=5.12)
+    assert count_in(POINTS, Sectors(grid)) == 3
+    behind = POINTS * np.array([-1, -1, 1, 1], np.float32)
+    assert count_in(behind, Sectors(grid)) < 3
+    assert count_in(behind, Sectors(grid, 4)) == count_in(POINTS, Sectors(grid, 4)) >= 3
+    assert count_in(POINTS + np.array([0, 0, 9, 0], np.float32), Sectors(grid, 4)) == 0
 
 
 def test_crops_are_in_the_cloud_s_frame_and_points_in_the_model_s() -> None:

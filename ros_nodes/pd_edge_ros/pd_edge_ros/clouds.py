@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_edge.clouds import Cloud
-from pd_edge.config import GridConfig
 from pd_edge.errors import DataError
 from pd_edge.pointcloud2 import points_of
+from pd_edge.sectors import Sectors
 from pd_edge.sensors import Mount, SensorProfile, in_metres
 from pd_edge_ros.config import NodeConfig
 from pd_edge_ros.refusals import RefusedError
@@ -64,8 +64,11 @@ def crop(points: Cloud, config: NodeConfig) -> Cloud:
     return points[np.logical_and.reduce(kept)] if kept else points
 
 
-def count_in(points: Cloud, grid: GridConfig) -> int:
-    """How many points lie in the model's grid."""
-    x, y, z = points[:, 0], points[:, 1], points[:, 2]
-    inside = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
+def count_in(points: Cloud, sectors: Sectors) -> int:
+    """How many points (N, 4), in the model's frame [m], lie in the model's grid, in full coverage in any sector's."""
+    grid, inside = sectors.grid, np.zeros(len(points), np.bool_)
+    for view in sectors.views(points):
+        x, y = view[:, 0], view[:, 1]
+        inside |= (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
+    z = points[:, 2]
     return int(np.count_nonzero(inside & (z >= grid.z_min) & (z < grid.z_max)))

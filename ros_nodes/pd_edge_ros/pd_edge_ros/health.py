@@ -24,7 +24,7 @@ class Frame(NamedTuple):
         stages: Time of each of :data:`STAGES` [ms].
         age: From the cloud's stamp to when it was taken up [s].
         points: Points after the crops.
-        in_range: Those of them in the model's grid.
+        in_range: Those of them in the model's grid, in full coverage in any sector's.
         removed: Points that were no measurements.
         intensity: The field that the intensity came from; None where there was none.
         boxes: Boxes published.

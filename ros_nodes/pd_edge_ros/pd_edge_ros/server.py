@@ -230,5 +230,5 @@ def kinds(name: str) -> Any:
 
 
 def _frame(loaded: Loaded, stages: Any, age: float, cloud: Prepared, boxes: int) -> Frame:
-    in_range = count_in(cloud.points, loaded.detector.config.model.grid)
+    in_range = count_in(cloud.points, loaded.detector.sectors)
     return Frame(stages, age, len(cloud.points), in_range, cloud.removed, cloud.intensity, boxes)
