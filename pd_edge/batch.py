@@ -64,6 +64,7 @@ class BatchResult:
         frames: One result for each frame that could be used, in order.
         failures: The others.
         coverage: ``front``, the model's grid, or ``full``, all around.
+        sensor: How the sensor is mounted and writes points.
     """
 
     model: str
@@ -73,6 +74,7 @@ class BatchResult:
     frames: tuple[FrameResult, ...]
     failures: tuple[Failure, ...]
     coverage: Coverage = "front"
+    sensor: SensorProfile = KITTI
 
     @property
     def timings(self) -> list[Timing]:
@@ -148,6 +150,7 @@ def detect_batch(
         tuple(results),
         tuple(failures),
         detector.coverage,
+        detector.sensor,
     )
 
 

@@ -19,9 +19,10 @@ from pd_edge.files import write_bytes
 from pd_edge.kitti import DONT_CARE, Dataset, Frame, boxes_to_lidar, write_labels
 from pd_edge.pictures import Extent, Overlay, draw_bird_eye, extent_of
 from pd_edge.report import IN_VIEW_NOTE, ap_table, batch_json, latency_table, write_json
+from pd_edge.sensors import KITTI, Mount, mount_of
 from pd_edge.tables import Table, markdown_table
 
-DETECTOR = "detector.yaml"
+DETECTOR, SENSOR = "detector.yaml", "sensor.yaml"
 
 
 class Outputs(NamedTuple):
@@ -48,8 +49,8 @@ def write_drive_report(
     """Writes everything about a detection run into a folder.
 
     ``report.md`` and ``report.json`` (:func:`pd_edge.report.batch_json` without its frames), ``detections.json``
-    (classes and frames), ``labels/`` (a KITTI label file for each frame with calibration), ``pictures/`` and
-    ``detector.yaml``, the detector's configuration.
+    (classes and frames), ``labels/`` (a KITTI label file for each frame with calibration), ``pictures/``,
+    ``detector.yaml``, the detector's configuration, and ``sensor.yaml``, the sensor profile where there was one.
 
     Args:
         out: The folder; made if need be.
@@ -70,6 +71,8 @@ def write_drive_report(
     labelled = [frame for frame in result.frames if frame.labels is not None]
     _clear_earlier_run(out)
     dump_config(config, out / DETECTOR)  # first, so that what a killed run leaves is known as a run's
+    if result.sensor != KITTI:
+        dump_config(result.sensor, out / SENSOR)
     for frame in labelled:
         write_labels(out / "labels" / f"{frame.id}.txt", frame.labels or [])
     drawn = draw_pictures(out / "pictures", dataset, result, config, pictures, crop=crop, advance=advance)
@@ -82,12 +85,12 @@ def write_drive_report(
 
 
 def _clear_earlier_run(out: Path) -> None:
-    """Removes the labels and pictures of an earlier run: those of frames that fail now would pass for this run's.
+    """Removes what an earlier run left and this one may not write: labels, pictures, a sensor profile.
 
     Raises:
         DataError: There are such files, but no detector's configuration beside them: somebody else's.
     """
-    left = [*(out / "labels").glob("*.txt"), *(out / "pictures").glob("*.png")]
+    left = [*(out / "labels").glob("*.txt"), *(out / "pictures").glob("*.png"), *out.glob(SENSOR)]
     if left and not (out / DETECTOR).is_file():
         raise DataError(f"{left[0]}: is of no run of this detector, which leave {DETECTOR}; give another folder")
     for path in left:
@@ -138,6 +141,7 @@ def _facts(result: BatchResult) -> list[str]:
     return [
         f"model {result.model}, {result.runtime} {result.precision}, pd-edge {pd_edge.__version__}",
         *(["coverage full, all around the sensor"] if result.coverage == "full" else []),
+        *([f"sensor {result.sensor.name}, as {SENSOR} says"] if result.sensor != KITTI else []),
         f"{len(result.frames)} frames, {points:,.0f} points each on average, {found} detections",
         f"{len(result.failures)} frames failed",
         *notes_on(result),
@@ -203,9 +207,9 @@ def draw_frame(
 ) -> Path:
     """Draws one frame of a run."""
     points, _ = points_to_use(frame, crop=crop)
-    title, around = f"Frame {frame.id}   {result.model}", result.coverage == "full"
-    seen = frame._replace(points=points)
-    return draw_scan(path, seen, found.detections, result.classes, config.model.grid, title=title, around=around)
+    title, around, grid = f"Frame {frame.id}   {result.model}", result.coverage == "full", config.model.grid
+    seen, mount = frame._replace(points=points), mount_of(result.sensor)
+    return draw_scan(path, seen, found.detections, result.classes, grid, title=title, around=around, mount=mount)
 
 
 def draw_scan(
@@ -217,6 +221,7 @@ def draw_scan(
     *,
     title: str,
     around: bool = False,
+    mount: Mount | None = None,
 ) -> Path:
     """Draws a scan with what was found in it and, where there are labels, what is there.
 
@@ -228,12 +233,14 @@ def draw_scan(
         grid: The picture reaches as far.
         title: Its first line.
         around: Whether it reaches as far behind and beside the sensor as ahead.
+        mount: Of the sensor, so that the picture shows what lies in the turned grid; as KITTI's when left out.
 
     Raises:
         MissingExtraError, DataError: As :func:`pd_edge.pictures.draw_bird_eye`.
     """
     found, truth = found_overlay(detections, classes), truth_overlay(frame, classes)
-    extent: Extent = extent_of(grid, [found] if truth is None else [found, truth], around=around)
+    to_cloud = None if mount is None or mount.needless else mount.to_cloud
+    extent: Extent = extent_of(grid, [found] if truth is None else [found, truth], around=around, to_cloud=to_cloud)
     counts = f"{len(frame.points):,} points   {len(found.boxes)} detections scoring {SHOWN_SCORE:g} or more"
     if truth is not None:
         counts += f"   {len(truth.boxes)} labelled objects"

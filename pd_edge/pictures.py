@@ -66,8 +66,11 @@ def extent_of(
     half: float = 20.0,
     *,
     around: bool = False,
+    to_cloud: npt.NDArray[np.float64] | None = None,
 ) -> Extent:
     """The detection volume from above, narrowed in y to the boxes: empty sides would only shrink the rest.
+
+    There are three metres more on the sensor's side, in x.
 
     Args:
         grid: The detection volume.
@@ -75,12 +78,27 @@ def extent_of(
         margin: Room beyond the outermost box centre [m].
         half: The picture reaches at least this far to either side [m].
         around: Whether the volume is turned all around the sensor, as full coverage does.
+        to_cloud: (4, 4) from the model's frame to that of boxes and points [m]; None where they are the same.
     """
-    reach = grid.x_max
-    rear, right, left = (-reach, -reach, reach) if around else (grid.x_min, grid.y_min, grid.y_max)
-    inside = [overlay.boxes[(overlay.boxes[:, 0] > rear) & (overlay.boxes[:, 0] < reach), 1] for overlay in overlays]
+    (rear, right), (front, left) = _volume(grid, around=around, to_cloud=to_cloud)
+    inside = [overlay.boxes[(overlay.boxes[:, 0] > rear) & (overlay.boxes[:, 0] < front), 1] for overlay in overlays]
     side = max([half, *(float(np.abs(y).max()) + margin for y in inside if len(y))])
-    return Extent(rear if around else rear - 3.0, reach, max(right, -side), min(left, side))
+    behind, ahead = (0.0, 0.0) if around else (3.0, 0.0) if abs(rear) <= abs(front) else (0.0, 3.0)
+    return Extent(rear - behind, front + ahead, max(right, -side), min(left, side))
+
+
+def _volume(
+    grid: "GridConfig", *, around: bool, to_cloud: npt.NDArray[np.float64] | None
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Least and greatest x and y of the detection volume in the cloud's frame [m]."""
+    if around:
+        return (-grid.x_max, -grid.x_max), (grid.x_max, grid.x_max)
+    if to_cloud is None:
+        return (grid.x_min, grid.y_min), (grid.x_max, grid.y_max)
+    corners = np.array([[x, y, 0, 1] for x in (grid.x_min, grid.x_max) for y in (grid.y_min, grid.y_max)])
+    places = (corners @ to_cloud.T)[:, :2]
+    (x_low, y_low), (x_high, y_high) = places.min(axis=0).tolist(), places.max(axis=0).tolist()
+    return (x_low, y_low), (x_high, y_high)
 
 
 def check_drawable() -> None:

@@ -146,14 +146,16 @@ def frame_json(frame: FrameResult, classes: Sequence[str]) -> dict[str, Any]:
 def batch_json(result: BatchResult, evaluation: Evaluation | None) -> dict[str, Any]:
     """A batch for machines.
 
-    Keys: ``model``, ``runtime``, ``precision``, ``coverage``, ``classes``; ``latency_ms`` (:func:`latency_json`);
-    ``ap`` (:func:`ap_json`, null without labels); ``frames`` (:func:`frame_json`); ``failures`` (``{frame, error}``).
+    Keys: ``model``, ``runtime``, ``precision``, ``coverage``, ``sensor`` (the profile's name), ``classes``;
+    ``latency_ms`` (:func:`latency_json`); ``ap`` (:func:`ap_json`, null without labels); ``frames``
+    (:func:`frame_json`); ``failures`` (``{frame, error}``).
     """
     return {
         "model": result.model,
         "runtime": result.runtime,
         "precision": result.precision,
         "coverage": result.coverage,
+        "sensor": result.sensor.name,
         "classes": list(result.classes),
         "latency_ms": latency_json(result.timings),
         "ap": None if evaluation is None else ap_json(evaluation),

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from pd_edge.clouds import write_cloud
 from pd_edge.commands.bench import STANDARD
 from pd_edge.config import dump_config
 from pd_edge.errors import DataError
+from pd_edge.files import write_bytes
 from pd_edge.kitti import (
     Calibration,
     Label,
@@ -30,6 +32,8 @@ from pd_edge.kitti import (
     write_object_frame,
     write_split,
 )
+from pd_edge.pictures import Extent
+from pd_edge.sensors import load_profile
 
 HEAVY = ("torch", "openvino", "matplotlib", "open3d", "onnx", "onnxruntime", "numpy")
 # The focal length and centre of a KITTI day, from which readers know the size of its images.
@@ -248,6 +252,7 @@ def test_detect_and_eval_take_a_sensor(
     found = json.loads(run("detect", *arguments).out)["frames"][0]["detections"]
     expected = pd_edge.load(tiny_bundle.folder).detect(tiny_cloud).boxes - [0, 0, 1, 0, 0, 0, 0]
     np.testing.assert_allclose([each["box"] for each in found], expected, atol=2e-3)
+    assert run("bench", "--model", tiny_bundle.folder, "--sensor", "vlp-16").code == 2
     outcome = run("eval", kitti, "--model", tiny_bundle.folder, "--sensor", "nothing")
     assert "no profile 'nothing'; shipped are hdl-64e" in outcome.err
     assert run("eval", "--bag", "x.mcap", "--sensor", "vlp-16").code == 2
@@ -350,6 +355,39 @@ def test_full_coverage_finds_what_the_library_finds_all_around(
     assert frames[0]["points"] == len(frame.points)
     found = np.array([each["box"] for each in frames[0]["detections"]])
     assert found == pytest.approx(expected.boxes, abs=1e-4)
+
+
+def test_what_a_turned_sensor_sees_is_drawn_and_its_profile_kept(
+    run: CommandLine,
+    tiny_bundle: Bundle,
+    tiny_cloud: npt.NDArray[np.float32],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("matplotlib")
+    shown: list[Extent] = []
+
+    def draw(path: Path, *_: Any, extent: Extent, **__: Any) -> Path:
+        shown.append(extent)
+        write_bytes(path, b"")
+        return path
+
+    monkeypatch.setattr("pd_edge.drive_report.draw_bird_eye", draw)
+    write_cloud(tmp_path / "scan.npy", tiny_cloud * np.array([-1, -1, 1, 255], np.float32))
+    (tmp_path / "rear.yaml").write_text("name: rear\nheight: 1.73\nyaw: 180\nintensity_max: 255\n", encoding="utf-8")
+    arguments = ("detect", tmp_path / "scan.npy", "--model", tiny_bundle.folder, "--out", tmp_path / "out")
+    outcome = run(*arguments, "--pictures", 1, "--sensor", tmp_path / "rear.yaml")
+    assert outcome.code == 0, outcome.err
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())["frames"][0]["detections"]
+    boxes = np.array([each["box"] for each in found])
+    assert len(boxes) > 0
+    assert shown[0].contains(boxes).any()
+    assert shown[0] == pytest.approx((-20.48, 3.0, -5.12, 5.12))
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["sensor"] == "rear"
+    assert "sensor rear, as sensor.yaml says" in (tmp_path / "out" / "report.md").read_text()
+    assert load_profile(str(tmp_path / "out" / "sensor.yaml")).intensity_max == 255
+    run(*arguments)
+    assert not (tmp_path / "out" / "sensor.yaml").exists()
 
 
 def test_a_coverage_that_cannot_be_is_refused(run: CommandLine, tiny_bundle: Bundle, kitti: Path) -> None:

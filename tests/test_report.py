@@ -34,6 +34,7 @@ from pd_edge.report import (
     models_table,
     write_json,
 )
+from pd_edge.sensors import MODEL_HEIGHT, SensorProfile, mount_of
 from pd_edge.tables import Table, markdown_table
 from pd_edge.terminal import show
 
@@ -127,7 +128,7 @@ def test_intervals_stand_beside_the_figures() -> None:
 def test_batch_json_has_the_documented_keys() -> None:
     result = batch([frame_result("7", found(BOX, [0.75]))], (Failure("8", "broken"),))
     data = json.loads(json_text(batch_json(result, None)))
-    named = {"model", "runtime", "precision", "coverage", "classes", "latency_ms", "ap", "frames", "failures"}
+    named = {"model", "runtime", "precision", "coverage", "sensor", "classes", "latency_ms", "ap", "frames", "failures"}
     assert set(data) == named
     assert data["failures"] == [{"frame": "8", "error": "broken"}]
     (frame,) = data["frames"]
@@ -254,6 +255,15 @@ def test_extent_of_full_coverage_goes_all_around() -> None:
     behind = np.array([[-30.0, -45.0, 0, 4, 2, 2, 0], [10.0, 90.0, 0, 4, 2, 2, 0]])
     assert extent_of(grid, [Overlay(behind[:1], ["Car"])], around=True) == (-69.12, 69.12, -49.0, 49.0)
     assert extent_of(grid, [Overlay(behind, ["Car"] * 2)], around=True) == (-69.12, 69.12, -69.12, 69.12)
+
+
+@pytest.mark.parametrize(
+    ("yaw", "expected"),
+    [(180, (-69.12, 3.0, -20.0, 20.0)), (90, (-42.68, 39.68, -20.0, 0.0)), (-90, (-42.68, 39.68, 0.0, 20.0))],
+)
+def test_extent_of_a_turned_sensor_is_where_the_grid_is(yaw: float, expected: tuple[float, ...]) -> None:
+    to_cloud = mount_of(SensorProfile(name="turned", height=MODEL_HEIGHT, yaw=yaw)).to_cloud
+    assert extent_of(GridConfig(), to_cloud=to_cloud) == pytest.approx(expected, abs=1e-9)
 
 
 def colours_in(path: Path) -> npt.NDArray[np.float64]:

@@ -58,6 +58,8 @@ def bench(
                 f"runtime '{runtime}{':' if precision else ''}{precision}': choose of {', '.join(RUNTIMES)}, each with "
                 f":{' or :'.join(PRECISIONS)} behind it or nothing"
             )
+    if sensor and frames is None:
+        raise typer.BadParameter("belongs to --frames; the random cloud is of KITTI's sensor", param_hint="--sensor")
     wanted = [(runtime, precision or "fp32") for runtime, _, precision in pairs]
     cases = [Case(name, *pair, threads, sensor) for name in model or [DEFAULT_MODEL] for pair in _pairs(name, wanted)]
     clouds = _clouds(cases[0], frames, runs)

@@ -96,7 +96,7 @@ def detect(
         say(f"note: {detector.sectors.describe()}", stderr=True)
         crop = False
     title = f"Detections in {', '.join(path.resolve().name for path in inputs)}"
-    run = detect_and_write(detector, dataset, out, title, pictures=pictures, crop=crop)
+    run = detect_and_write(detector, dataset, out, title, pictures=pictures, crop=crop, sensor=profile)
     tell_run(run, _detections(run.result, SHOWN_SCORE if score is None else 0.0), json_file)
 
 

@@ -1,6 +1,7 @@
 """Steps that several commands share; imported when a command runs, as it needs the library."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,14 @@ def decode_from(model: str, score: float | None) -> DecodeConfig | None:
 
 
 def detect_and_write(
-    detector: Detector, dataset: Dataset, out: Path | None, title: str, *, pictures: int, crop: bool | None = None
+    detector: Detector,
+    dataset: Dataset,
+    out: Path | None,
+    title: str,
+    *,
+    pictures: int,
+    crop: bool | None = None,
+    sensor: SensorProfile = KITTI,
 ) -> Run:
     """Detects in every frame, shows progress, and leaves the report where a folder is given and a frame could be used.
 
@@ -83,13 +91,14 @@ def detect_and_write(
         title: The report's first line.
         pictures: How many frames to draw.
         crop: As :func:`pd_edge.batch.detect_batch` takes it.
+        sensor: The profile that the frames are read with; the detector has but its mount.
 
     Raises:
         DataError: A file cannot be written.
         MissingExtraError: Pictures are wanted, but matplotlib is not installed.
     """
     with counting("frames") as advance:
-        result = detect_batch(detector, dataset, crop=crop, advance=advance)
+        result = replace(detect_batch(detector, dataset, crop=crop, advance=advance), sensor=sensor)
     evaluation = result.evaluation()
     if out is None or not result.frames:
         return Run(result, evaluation, None)
