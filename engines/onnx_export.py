@@ -23,7 +23,7 @@ import pd_edge
 from pd_edge import bundle as folder_format
 from pd_edge.bundle import DENSE_ONNX, PILLAR_NET, TORCH_WEIGHTS, Bundle, Manifest
 from pd_edge.config import DetectorConfig, dump_config
-from pd_edge.errors import EngineError, MissingExtraError
+from pd_edge.errors import DataError, EngineError, MissingExtraError
 from pd_edge.runtimes import Runtime, open_runtime
 
 try:
@@ -67,7 +67,10 @@ def export_bundle(
     Raises:
         EngineError: The configuration is another network's, a weight is not finite or beyond float16, or the heads of
             the written ONNX file differ from torch's.
+        DataError: There is a file where the folder is to be.
     """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; give the name of a model folder")
     if model.config != config.model:
         raise EngineError(f"the network to export was built for {model.config}, the configuration says {config.model}")
     deployed = copy.deepcopy(model).to("cpu", torch.float32).eval()

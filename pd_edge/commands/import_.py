@@ -30,6 +30,12 @@ def import_(
     weights: Annotated[
         Stored, typer.Option(help="How convolution weights are stored; fp32 keeps the heads as they were.")
     ] = Stored.fp32,
+    intensity_max: Annotated[
+        float,
+        typer.Option(
+            help="Greatest intensity of the points that it was trained with, such as 255; here they are 0..1."
+        ),
+    ] = 1.0,
 ) -> None:
     """Make a model folder of a PointPillars that OpenPCDet or mmdetection3d trained.
 
@@ -50,7 +56,7 @@ def import_(
     from pd_edge.training.importers.importing import import_model
 
     with busy("importing"):
-        imported = import_model(project.value, checkpoint, out, config, weights.value)
+        imported = import_model(project.value, checkpoint, out, config, weights.value, intensity_max=intensity_max)
     show(models_table([summarize(out)]))
     for note in imported.notes:
         say(f"note: {note}")

@@ -16,6 +16,8 @@ from pd_edge.training.model import BOX_CODE, DIRECTION_BINS, EPSILON, PointPilla
 
 STAGES = 3
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+INTENSITY = 3
+"""Place among the point features."""
 LENGTH, WIDTH, YAW = 3, 4, 6
 """Places in a box code; in the old axes the first two change places."""
 Tensors = dict[str, Tensor]
@@ -102,7 +104,10 @@ def _channels(state: Tensors, layers: list[int]) -> dict[str, Any]:
 
 
 def _pillar_net(weights: _Weights, names: Names, described: Described) -> Tensors:
-    """The pillar feature net: a foreign column goes to the feature of ours that it is; two of one feature add up."""
+    """The pillar feature net: a foreign column goes to the feature of ours that it is; two of one feature add up.
+
+    The layer is linear, so that the weight of intensities of 0..1 is that of the foreign ones times their greatest.
+    """
     foreign = weights.take(f"{names.pillar_net}.linear.weight")
     if foreign.ndim != 2 or foreign.shape[1] != len(described.columns):
         raise EngineError(
@@ -111,6 +116,7 @@ def _pillar_net(weights: _Weights, names: Names, described: Described) -> Tensor
         )
     weight = foreign.new_zeros((len(foreign), POINT_FEATURES))
     weight.index_add_(1, torch.tensor(described.columns), foreign)
+    weight[:, INTENSITY] *= described.intensity_max
     return {
         "pillar_net.linear.weight": weight,
         **weights.norm(f"{names.pillar_net}.norm", "pillar_net.norm"),

@@ -77,6 +77,7 @@ class Described(NamedTuple):
         plain_upsampling: The first upsampling is a plain convolution.
         decode: Thresholds.
         notes: What the user should know of this detector.
+        intensity_max: Greatest intensity of the points that it was trained with; models here are given 0..1.
     """
 
     source: str
@@ -91,6 +92,7 @@ class Described(NamedTuple):
     plain_upsampling: bool
     decode: DecodeConfig
     notes: tuple[str, ...] = ()
+    intensity_max: float = 1.0
 
 
 # Which of our ten features (x y z intensity, offset to the mean, offset to the centre) a foreign column is.

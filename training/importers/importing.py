@@ -1,5 +1,6 @@
 """From another project's checkpoint to a model folder of this one, and the configuration of a student beside it."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ _STUDENT_HEAD = """# Half the channels of the imported teacher, a quarter of its
 # pd-edge simulate data/sim-train --frames 4000 --seed 1
 # pd-edge distill {config} --out runs/{name}-4x
 """
+_KEPT = f"{STUDENT} was there, perhaps with your data in it, and is kept; remove it for a new one"
 
 
 class Imported(NamedTuple):
@@ -46,7 +48,13 @@ class Imported(NamedTuple):
 
 
 def import_model(
-    project: str, checkpoint: Path, out: Path, config: Path | None = None, weights: StoredAs = "fp32"
+    project: str,
+    checkpoint: Path,
+    out: Path,
+    config: Path | None = None,
+    weights: StoredAs = "fp32",
+    *,
+    intensity_max: float = 1.0,
 ) -> Imported:
     """Makes a model folder of a PointPillars checkpoint of OpenPCDet or mmdetection3d.
 
@@ -56,21 +64,28 @@ def import_model(
         out: The model folder; its name becomes the model's.
         config: The project's configuration of this detector; None for the one in the checkpoint, else for KITTI's.
         weights: Precision in which the convolution weights are stored; fp32 changes nothing.
+        intensity_max: Greatest intensity of the points that it was trained with, such as 255; here it is 1.
 
     Raises:
-        ConfigError: The project is unknown, or the configuration cannot be read or expressed.
+        ConfigError: The project is unknown, the intensity is not above 0, or the configuration cannot be read or
+            expressed.
         DataError: A file cannot be read or written.
         EngineError: The checkpoint needs code to be read, or holds another network.
     """
     if project not in PROJECTS:
         raise ConfigError(f"project {project!r} is unknown; use one of {', '.join(PROJECTS)}")
+    if not 0 < intensity_max < math.inf:
+        raise ConfigError(
+            f"intensity_max {intensity_max:g}: expected more than 0, such as 255 for intensities of 0..255"
+        )
     foreign = read_checkpoint(checkpoint)
     described, names = PROJECTS[project](foreign, config)
-    converted = convert(foreign, names, described)
+    converted = convert(foreign, names, described._replace(intensity_max=intensity_max))
     check_finite(converted.model)
     detector = DetectorConfig(model=converted.model.config, decode=described.decode)
     bundle = export_bundle(converted.model, detector, out, weights)
-    notes = (*described.notes, *_notes(converted))
+    kept = (out / STUDENT).is_file()
+    notes = (*described.notes, *_notes(converted), *([_KEPT] if kept else []))
     write_json(
         out / RECORD,
         {
@@ -78,11 +93,13 @@ def import_model(
             "checkpoint": checkpoint.name,
             "sha256": foreign.sha256,
             "configuration": described.source if config is None else config.name,
+            "intensity_max": intensity_max,
             "notes": notes,
         },
     )
-    student = _write_student(out, described, converted)
-    return Imported(bundle, student, notes)
+    if not kept:
+        _write_student(out, described, converted)
+    return Imported(bundle, out / STUDENT, notes)
 
 
 def _notes(converted: Converted) -> tuple[str, ...]:
@@ -98,13 +115,12 @@ def _notes(converted: Converted) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _write_student(out: Path, described: Described, converted: Converted) -> Path:
+def _write_student(out: Path, described: Described, converted: Converted) -> None:
     """Writes the configuration of a student with half the teacher's channels; data as for the shipped students."""
     recipe = _student(out, described, converted)
     path = out / STUDENT
     text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
     write_bytes(path, (_STUDENT_HEAD.format(config=path, name=out.name) + text).encode())
-    return path
 
 
 def _student(out: Path, described: Described, converted: Converted) -> DistillConfig:

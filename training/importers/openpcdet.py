@@ -264,5 +264,14 @@ def _read(path: Path) -> dict[str, Any]:
     section = data.get("DATA_CONFIG")
     if not isinstance(section, dict) or BASE not in section:
         return data
-    base = next((each / section[BASE] for each in path.resolve().parents if (each / section[BASE]).is_file()), None)
-    return data if base is None else {**data, "DATA_CONFIG": {**read_yaml(base), **section}}
+    name = str(section[BASE])
+    base = next((each / name for each in path.resolve().parents if (each / name).is_file()), None)
+    if base is not None:
+        return {**data, "DATA_CONFIG": {**read_yaml(base), **section}}
+    missing = [key for key in Data.model_fields if key not in section]
+    if missing:
+        raise ConfigError(
+            f"{path}: DATA_CONFIG is based on {name}, which is in no folder above it, and has no {', '.join(missing)}; "
+            "keep the file in the project's tools folder, or write them into it"
+        )
+    return data

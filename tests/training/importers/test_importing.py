@@ -15,7 +15,7 @@ from pd_edge import load
 from pd_edge.cli import main
 from pd_edge.config import DetectorConfig, parse_config
 from pd_edge.decode import anchors, decode_boxes
-from pd_edge.errors import ConfigError, EngineError
+from pd_edge.errors import ConfigError, DataError, EngineError
 from pd_edge.pillars import PillarEncoder
 from pd_edge.runtimes.torch import load_torch
 from pd_edge.training.distillation import DistillConfig, distil, load_teacher, read_config
@@ -217,6 +217,51 @@ def test_without_a_floor_there_is_no_channel_for_the_padding(tmp_path: Path) -> 
     state = random_state(case.layout, case.features, shift=-9.0)
     theirs = foreign_heads(state, case.layout, foreign_canvas(state, case.layout, cloud(), case.kind))
     np.testing.assert_allclose(our_heads(imported)[0], theirs[0], atol=1e-4)
+
+
+def test_intensities_of_another_scale_come_along(tmp_path: Path) -> None:
+    case, state = CASES["openpcdet"], random_state(PCDET, 10)
+    torch.save({"model_state": state}, tmp_path / "random.pth")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(pcdet_config()))
+    wanted = ("openpcdet", tmp_path / "random.pth", tmp_path / "teacher", tmp_path / "config.yaml")
+    imported = import_model(*wanted, intensity_max=255)
+    bright = cloud() * np.array([1, 1, 1, 255], np.float32)
+    theirs = foreign_heads(state, case.layout, foreign_canvas(state, case.layout, bright, case.kind))
+    np.testing.assert_allclose(our_heads(imported)[0], theirs[0], rtol=1e-4, atol=1e-3)
+    with pytest.raises(ConfigError, match="intensity_max 0: expected more than 0"):
+        import_model(*wanted, intensity_max=0)
+
+
+def test_a_configuration_is_completed_from_the_file_it_is_based_on(tmp_path: Path) -> None:
+    data, checkpoint = pcdet_config(), tmp_path / "random.pth"
+    torch.save({"model_state": random_state(PCDET, 10)}, checkpoint)
+    config, base = (tmp_path / "tools" / "cfgs" / name for name in ("models/mine.yaml", "data/kitti.yaml"))
+    for path in (config, base):
+        path.parent.mkdir(parents=True)
+    base.write_text(yaml.safe_dump({**data["DATA_CONFIG"], "POINT_CLOUD_RANGE": [0, -40, -3, 70.4, 40, 1]}))
+    own = {"_BASE_CONFIG_": "cfgs/data/kitti.yaml", "POINT_CLOUD_RANGE": list(RANGE)}
+    config.write_text(yaml.safe_dump({**data, "DATA_CONFIG": own}))
+    imported = import_model("openpcdet", checkpoint, tmp_path / "teacher", config)
+    assert imported.bundle.config.model.grid.x_max == RANGE[3]
+    base.unlink()
+    with pytest.raises(
+        ConfigError, match=r"based on cfgs/data/kitti\.yaml, which is in no folder .* no DATA_PROCESSOR;"
+    ):
+        import_model("openpcdet", checkpoint, tmp_path / "teacher", config)
+
+
+def test_a_second_import_keeps_the_student_s_configuration_and_a_file_in_the_way(tmp_path: Path) -> None:
+    first = run_import(CASES["openpcdet"], tmp_path)
+    first.student.write_text("mine")
+    second = run_import(CASES["openpcdet"], tmp_path)
+    assert second.student.read_text() == "mine"
+    assert any("student-4x.yaml was there" in note for note in second.notes)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "teacher").write_text("mine")
+    with pytest.raises(DataError, match="teacher: is a file; give the name of a model folder"):
+        run_import(CASES["openpcdet"], other)
+    assert (other / "teacher").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
