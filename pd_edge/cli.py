@@ -30,6 +30,7 @@ from pd_edge.commands.sensitivity import sensitivity
 from pd_edge.commands.simulate import simulate
 from pd_edge.commands.study import study
 from pd_edge.commands.train import train
+from pd_edge.commands.view import view
 from pd_edge.errors import MissingExtraError, PdEdgeError
 
 EXTRAS = {
@@ -93,6 +94,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "replay": replay,
     "realism": realism,
     "doctor": doctor,
+    "view": view,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
