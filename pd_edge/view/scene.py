@@ -61,7 +61,9 @@ def known_of(moment: Moment) -> Known:
 def _overlaps(found: Objects, truth: Objects | None) -> npt.NDArray[np.float64] | None:
     if truth is None:
         return None
-    same = np.array([[a == b for b in truth.names] for a in found.names], bool).reshape(len(found.names), -1)
+    same = np.array([[a == b for b in truth.names] for a in found.names], bool).reshape(
+        len(found.names), len(truth.names)
+    )
     return np.where(same, iou_3d(found.boxes, truth.boxes), 0.0).max(axis=1, initial=0.0)
 
 

@@ -35,7 +35,7 @@ def find_browser() -> str | None:
 class Browser:
     """One page in a browser of its own; a context manager."""
 
-    def __init__(self, program: str, profile: Path, flags: tuple[str, ...] = WEBGL, size: str = "1280,800") -> None:
+    def __init__(self, program: str, profile: Path, flags: tuple[str, ...] = WEBGL, size: str = "900,640") -> None:
         command = [program, *FLAGS, *flags, f"--window-size={size}", f"--user-data-dir={profile}", "about:blank"]
         self._command = command
         self.errors: list[str] = []

@@ -32,6 +32,11 @@ class Overlay {
     context.stroke();
   }
 
+  static circle(radius, z) {
+    const at = (part) => (part * Math.PI) / 48;
+    return Array.from({ length: 97 }, (_, part) => [radius * Math.cos(at(part)), radius * Math.sin(at(part)), z]);
+  }
+
   ground(camera) {
     const context = Overlay.fresh(this.under), projection = camera.projection();
     const z = scene.ground;
@@ -39,10 +44,7 @@ class Overlay {
     context.strokeStyle = FAINT;
     context.lineWidth = 1;
     for (let radius = RING; radius <= farthest; radius += RING) {
-      const circle = Array.from({ length: 97 }, (_, i) => [
-        radius * Math.cos((i * Math.PI) / 48), radius * Math.sin((i * Math.PI) / 48), z,
-      ]);
-      Overlay.line(context, projection, circle);
+      Overlay.line(context, projection, Overlay.circle(radius, z));
     }
     for (const angle of [0, 1, 2, 3].map((quarter) => (quarter * Math.PI) / 2)) {
       Overlay.line(context, projection, [[0, 0, z], [farthest * Math.cos(angle), farthest * Math.sin(angle), z]]);
@@ -60,10 +62,10 @@ class Overlay {
   // Where the model looks, a shade brighter than the circles.
   volume(context, projection, z) {
     context.strokeStyle = "#3d5288";
-    if (scene.volume) {
-      const [x0, x1, y0, y1] = scene.volume;
-      Overlay.line(context, projection, [[x0, y0, z], [x1, y0, z], [x1, y1, z], [x0, y1, z], [x0, y0, z]]);
-    }
+    if (scene.around) Overlay.line(context, projection, Overlay.circle(scene.around, z));
+    if (!scene.volume) return;
+    const [x0, x1, y0, y1] = scene.volume;
+    Overlay.line(context, projection, [[x0, y0, z], [x1, y0, z], [x1, y1, z], [x0, y1, z], [x0, y0, z]]);
   }
 
   boxes(camera, boxes, chosen, labels) {
@@ -114,9 +116,10 @@ class Overlay {
     const taken = [];
     const rank = (box) => (box.id === chosen ? 2 : box.score);
     for (const box of boxes.filter((each) => each.what === "found").sort((a, b) => rank(b) - rank(a))) {
-      const clip = projection.clip([box.x, box.y, box.z + box.height / 2 + 0.25]);
-      if (clip[2] < NEAR) continue;
-      const [x, y] = projection.pixel(clip);
+      const clips = cornersOf(box).map(projection.clip);
+      if (clips.some((clip) => clip[2] < NEAR)) continue;
+      const pixels = clips.map(projection.pixel);
+      const x = pixels.reduce((sum, pixel) => sum + pixel[0], 0) / 8, y = Math.min(...pixels.map((pixel) => pixel[1])) - 2;
       const text = `${box.name} ${box.score.toFixed(2)}`;
       const width = context.measureText(text).width + 10;
       const spot = [x - width / 2, y - 19, x + width / 2, y - 1];

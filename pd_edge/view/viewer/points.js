@@ -16,7 +16,7 @@ out vec3 colour;
 void main() {
   vec3 at = place * step;
   gl_Position = matrix * vec4(at, 1.0);
-  gl_PointSize = flatView ? size : clamp(size * 26.0 / gl_Position.w, 0.6 * size, 2.6 * size);
+  gl_PointSize = flatView ? size : clamp(size * 24.0 / gl_Position.w, 0.7 * size, 1.6 * size);
   float t = byHeight ? (at.z - low) / (high - low) : sqrt(bright / brightest);
   t = clamp(t, 0.0, 1.0) * 4.0;
   int first = min(int(t), 3);

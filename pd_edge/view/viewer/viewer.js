@@ -77,6 +77,8 @@ function point(box, x, y) {
 }
 
 function choose(box) {
+  look.chosen = box.id;
+  panel.mark(box.id);
   camera.focus(box.x, box.y, box.z);
   draw();
 }
