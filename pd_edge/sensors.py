@@ -105,6 +105,11 @@ class Mount(NamedTuple):
         """``to_written`` for boxes under a cloud's header; None where they stay as the model has them."""
         return None if (self.to_written == np.eye(4)).all() else self.to_written
 
+    @property
+    def inverse(self) -> "Mount":
+        """The same pose seen from the other frame: it takes points to the cloud's frame, and boxes to the model's."""
+        return Mount(self.to_cloud, self.to_model, self.to_model)
+
     def points(self, cloud: Cloud) -> Cloud:
         """A cloud (N, 4) in the model's frame [m]; the array itself where nothing is to be done."""
         if self.needless:

@@ -2,22 +2,25 @@
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from pd_edge.boxes import Detections
 from pd_edge.config import ModelConfig
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.files import read_bytes
 from pd_edge.kitti import DONT_CARE, Label, ObjectDataset, boxes_to_lidar
+from pd_edge.sensors import load_profile, mount_of
 from pd_edge.training.augment import augment
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
-from pd_edge.training.object_bank import ObjectBank, Progress, build_object_bank
+from pd_edge.training.object_bank import ObjectBank, Progress, Scenes, build_object_bank
 from pd_edge.training.scene import OTHER, Scene, keep_targets
 
-__all__ = ["FolderScenes", "Scene", "SceneDataset", "open_object_bank", "training_dataset"]
+__all__ = ["FolderScenes", "MoreScenes", "Scene", "SceneDataset", "open_object_bank", "training_dataset"]
 
 _BLOCK = 64
 """Samples among which the sources are shuffled."""
@@ -32,8 +35,24 @@ _SOURCE_ORDER, _FRAME_ORDER, _AUGMENT = range(3)
 """What a generator is for: the third number of its seed, so that no two uses share their random numbers."""
 
 
+class MoreScenes(NamedTuple):
+    """Scenes that are no folder's, as those whose labels a teacher gave.
+
+    Attributes:
+        scenes: The scenes, in order.
+        weight: Share of the samples, relative to the other sources' weights.
+        key: What the scenes were made of; part of the name of an object bank.
+    """
+
+    scenes: Scenes
+    weight: float
+    key: str
+
+
 class FolderScenes(Dataset[Scene]):
     """The frames of one KITTI object folder, in order, as they were recorded: also the data to validate on.
+
+    Points and boxes are in the model's frame, where the source's sensor profile puts them.
 
     Boxes of classes that are not trained on are there too, labelled :data:`~pd_edge.training.scene.OTHER`; DontCare
     regions, which are no 3D boxes, are not. :func:`~pd_edge.training.scene.keep_targets` leaves what can be learnt.
@@ -44,6 +63,7 @@ class FolderScenes(Dataset[Scene]):
         cloud: ``reduced`` takes the points that the left colour camera sees, ``full`` all.
 
     Raises:
+        ConfigError: There is no such sensor profile.
         DataError: The folder is no KITTI object folder or has no frames.
     """
 
@@ -51,7 +71,9 @@ class FolderScenes(Dataset[Scene]):
         self._label_of = {kind.name: index for index, kind in enumerate(model.classes)}
         self._root = source.root
         self._told = False
-        self.frames = ObjectDataset(source.root, source.split, cloud)
+        profile = load_profile(source.sensor)
+        self._mount = mount_of(profile)
+        self.frames = ObjectDataset(source.root, source.split, cloud, profile)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -66,9 +88,10 @@ class FolderScenes(Dataset[Scene]):
         self._tell(frame.id, frame.notes)
         objects = [label for label in frame.labels if label.name != DONT_CARE]
         self._check_sizes(objects, frame.id)
+        labels = np.array([self._label_of.get(label.name, OTHER) for label in objects], dtype=np.int64)
         boxes = boxes_to_lidar(objects, frame.calibration).astype(np.float32)
-        labels = [self._label_of.get(label.name, OTHER) for label in objects]
-        return Scene(frame.points, boxes, np.array(labels, dtype=np.int64))
+        boxes = self._mount.inverse.boxes(Detections(boxes, labels, np.ones(len(boxes), np.float32))).boxes
+        return Scene(self._mount.points(frame.points), boxes, labels)
 
     def _tell(self, frame_id: str, notes: tuple[str, ...]) -> None:
         """Warns of what had to be changed in a cloud, once in a folder."""
@@ -98,6 +121,7 @@ class SceneDataset(Dataset[Scene]):
         augment: Random changes.
         seed: Seed of everything random here.
         bank: Objects to paste, from :func:`open_object_bank`; needed only where ``augment.sampled_objects`` is not 0.
+        more: Further sources, behind those of ``data``.
 
     Raises:
         ConfigError: Objects are to be pasted, but there is no bank.
@@ -105,7 +129,14 @@ class SceneDataset(Dataset[Scene]):
     """
 
     def __init__(
-        self, data: DataConfig, model: ModelConfig, augment: AugmentConfig, seed: int, bank: ObjectBank | None = None
+        self,
+        data: DataConfig,
+        model: ModelConfig,
+        augment: AugmentConfig,
+        seed: int,
+        bank: ObjectBank | None = None,
+        *,
+        more: Sequence[MoreScenes] = (),
     ) -> None:
         if augment.sampled_objects and bank is None:
             raise ConfigError(
@@ -114,8 +145,8 @@ class SceneDataset(Dataset[Scene]):
             )
         self._data, self._model, self._augment = data, model, augment
         self._seed, self._bank = seed, bank
-        self.sources = [FolderScenes(source, model, data.cloud) for source in data.sources]
-        self._splits = _splits([source.weight for source in data.sources])
+        self.sources = _sources(data, model, more)
+        self._splits = _splits(_weights(data, more))
 
     def __len__(self) -> int:
         """Number of frames in all sources together; sample numbers may be any greater."""
@@ -151,6 +182,15 @@ class SceneDataset(Dataset[Scene]):
         return np.random.default_rng((self._seed, purpose, *numbers))
 
 
+def _sources(data: DataConfig, model: ModelConfig, more: Sequence[MoreScenes]) -> list[Scenes]:
+    folders: list[Scenes] = [FolderScenes(source, model, data.cloud) for source in data.sources]
+    return folders + [each.scenes for each in more]
+
+
+def _weights(data: DataConfig, more: Sequence[MoreScenes]) -> list[float]:
+    return [each.weight for each in (*data.sources, *more)]
+
+
 def _splits(weights: list[float]) -> list[int]:
     """Shares of all sources but the last in the samples that earlier ones leave, in units of 1 / :data:`_SHARE`."""
     shares = [round(_SHARE * weight / sum(weights[index:])) for index, weight in enumerate(weights[:-1])]
@@ -174,15 +214,22 @@ def training_dataset(
     seed: int,
     cache: Path,
     *,
+    more: Sequence[MoreScenes] = (),
     progress: Progress | None = None,
 ) -> SceneDataset:
     """The training stream with its object bank, which is kept in the folder ``cache``; see :func:`open_object_bank`."""
-    bank = open_object_bank(data, model, augment, cache, progress) if augment.sampled_objects else None
-    return SceneDataset(data, model, augment, seed, bank)
+    bank = open_object_bank(data, model, augment, cache, progress, more=more) if augment.sampled_objects else None
+    return SceneDataset(data, model, augment, seed, bank, more=more)
 
 
 def open_object_bank(
-    data: DataConfig, model: ModelConfig, augment: AugmentConfig, cache: Path, progress: Progress | None = None
+    data: DataConfig,
+    model: ModelConfig,
+    augment: AugmentConfig,
+    cache: Path,
+    progress: Progress | None = None,
+    *,
+    more: Sequence[MoreScenes] = (),
 ) -> ObjectBank:
     """Reads the object bank of these sources from the folder ``cache``, or builds it and leaves it there.
 
@@ -194,16 +241,16 @@ def open_object_bank(
         augment: Which objects go into the bank.
         cache: Folder of the bank's file; made where missing.
         progress: Told about every frame read while building.
+        more: Further sources, behind those of ``data``.
 
     Raises:
         DataError: A source, or a bank in the cache, cannot be read.
     """
-    weights = [source.weight for source in data.sources]
-    path = cache / f"object_bank-{_bank_key(data, model, augment)}.npz"
+    weights = _weights(data, more)
+    path = cache / f"object_bank-{_bank_key(data, model, augment, more)}.npz"
     if not path.exists():
-        scenes = [FolderScenes(source, model, data.cloud) for source in data.sources]
         build_object_bank(
-            scenes,
+            _sources(data, model, more),
             weights,
             len(model.classes),
             min_points=augment.bank_min_points,
@@ -213,7 +260,7 @@ def open_object_bank(
     return ObjectBank.load(path, weights)
 
 
-def _bank_key(data: DataConfig, model: ModelConfig, augment: AugmentConfig) -> str:
+def _bank_key(data: DataConfig, model: ModelConfig, augment: AugmentConfig, more: Sequence[MoreScenes]) -> str:
     """Hash of what decides what is in the bank; of the clouds only which they are, not their points."""
     names = [kind.name for kind in model.classes]
     settings = (_BANK_VERSION, data.cloud, names, augment.bank_min_points, augment.bank_max_objects)
@@ -221,6 +268,10 @@ def _bank_key(data: DataConfig, model: ModelConfig, augment: AugmentConfig) -> s
     for source in data.sources:
         frames = ObjectDataset(source.root, source.split, data.cloud)
         digest.update(f"{frames.folder.resolve()}, {len(frames)} frames".encode())
+        if source.sensor:
+            digest.update(load_profile(source.sensor).model_dump_json().encode())
         for name in frames.ids:
             digest.update(name.encode() + read_bytes(frames.folder / "label_2" / f"{name}.txt", "a KITTI label file"))
+    for each in more:
+        digest.update(each.key.encode())
     return digest.hexdigest()[:16]

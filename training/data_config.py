@@ -2,9 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pd_edge.config import Config
 
@@ -14,7 +14,16 @@ class SourceConfig(Config):
 
     root: Path = Field(description="Folder in the KITTI 3D object layout; relative to the working directory.")
     split: str | None = Field(None, description="Name of a list in ImageSets, or nothing for every frame.")
+    sensor: str = Field("", description="Sensor profile: a shipped one's name or a YAML file; empty as in KITTI.")
     weight: float = Field(1.0, gt=0, description="Share of the samples, relative to the other sources' weights.")
+
+    @model_serializer(mode="wrap")
+    def _without_usual_sensor(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves ``sensor`` out where it says nothing, so that runs from before it existed go on."""
+        data: dict[str, Any] = dump(self)
+        if not self.sensor:
+            data.pop("sensor", None)
+        return data
 
 
 class DataConfig(Config):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pd_edge.errors import DataError
 from pd_edge.files import write_bytes
 from pd_edge.kitti import DONT_CARE, Frame, ObjectDataset, boxes_to_lidar
-from pd_edge.training.sim.sensor import ELEVATION_DEGREES, UPPER_BLOCK, beam_height
+from pd_edge.training.sim.beams import nearest_beam
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -151,17 +151,6 @@ def _ground_plane(points: FloatArray) -> FloatArray:
         if kept.sum() < 3:
             break
     return np.asarray(plane, np.float64)
-
-
-def nearest_beam(points: FloatArray) -> npt.NDArray[np.int64]:
-    """(N,) int64, the beam of the HDL-64E that each of (N, 3 or more) points [m] came from, by its elevation."""
-    across = np.hypot(points[:, 0], points[:, 1])
-    upper, lower = (
-        np.degrees(np.arctan2(points[:, 2] - float(beam_height(np.array(middle))), across)) for middle in (16, 48)
-    )
-    limits = 0.5 * (np.array(ELEVATION_DEGREES[1:]) + np.array(ELEVATION_DEGREES[:-1]))
-    elevation = np.where(upper > limits[UPPER_BLOCK - 1], upper, np.minimum(lower, limits[UPPER_BLOCK - 1] - 1e-6))
-    return np.searchsorted(-limits, -elevation).astype(np.int64)
 
 
 def report(simulated: Path, real: Path, out: Path, split: str = "train", limit: int = 200) -> Path:

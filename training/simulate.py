@@ -22,11 +22,14 @@ from pd_edge.files import write_bytes
 from pd_edge.kitti import write_labels, write_object_calibration, write_raw_calibration
 from pd_edge.kitti_oxts import packets_from_poses, write_oxts, write_timestamps
 from pd_edge.kitti_tracklets import write_tracklets
+from pd_edge.sensors import KITTI
 from pd_edge.training.sim.camera import camera_calibration
 from pd_edge.training.sim.drive import PERIOD, DriveScan, draw_street, drive_scan, imu_poses, tracklets
 from pd_edge.training.sim.scene import SimulateConfig, simulate_frame
 
 RECIPE = "recipe.yaml"
+PROFILE = "sensor.yaml"
+"""The profile to read the clouds of a folder with, where they are not as KITTI's."""
 GENERATOR_VERSION = 4
 """Raised whenever the same recipe would give other bytes."""
 
@@ -68,7 +71,8 @@ def simulate_object(
     to a shorter one.
 
     Args:
-        out: The folder; gets ``training/`` (clouds, labels, calibration), ``ImageSets/`` and the recipe.
+        out: The folder; gets ``training/`` (clouds, labels, calibration), ``ImageSets/``, the recipe and, of another
+            sensor than KITTI's, the profile to read the clouds with.
         frames: How many frames.
         seed: 0 or more.
         config: What to simulate; the defaults when left out.
@@ -154,7 +158,7 @@ def _write_drive(path: Path, recipe: Recipe, scans: list[DriveScan]) -> None:
     """Writes what goes with the clouds; the tracklets last."""
     times = START_NS + round(PERIOD * 1e9) * np.arange(len(scans), dtype=np.int64)
     street = draw_street(recipe.seed, recipe.frames, recipe.config)
-    write_raw_calibration(path.parent, camera_calibration())
+    write_raw_calibration(path.parent, camera_calibration(recipe.config.sensor.lift))
     write_timestamps(path / "velodyne_points" / "timestamps.txt", times)
     write_timestamps(path / "oxts" / "timestamps.txt", times)
     for index, packet in enumerate(packets_from_poses(imu_poses(street, len(scans)), times)):
@@ -165,6 +169,22 @@ def _write_drive(path: Path, recipe: Recipe, scans: list[DriveScan]) -> None:
         np.stack([getattr(scan, name) for scan in scans]) for name in ("boxes", "seen", "occlusion")
     )
     write_tracklets(path / "tracklet_labels.xml", tracklets(street, boxes, seen, occlusion))
+
+
+def configured(config: SimulateConfig | None, sensor: str | None, mount_height: float | None) -> SimulateConfig:
+    """A configuration with another sensor or another height of it [m], where these are given.
+
+    Another sensor replaces all settings of the configuration's.
+
+    Raises:
+        ConfigError: The sensor cannot be simulated, or the height is out of range.
+    """
+    data = (config or SimulateConfig()).model_dump()
+    if sensor is not None:
+        data["sensor"] = {"model": sensor}
+    if mount_height is not None:
+        data["sensor"]["height"] = mount_height
+    return parse_config(data, SimulateConfig, "simulated data")
 
 
 def _recipe(
@@ -193,7 +213,8 @@ def _check_drive(config: SimulateConfig) -> None:
 def claim(out: Path, recipe: Recipe) -> None:
     """Writes the recipe into a new or empty folder, or checks it against the one that is there.
 
-    Files whose names start with a dot are nobody's data.
+    Beside it stands the sensor's profile, where that is not KITTI's. Files whose names start with a dot are nobody's
+    data.
 
     Raises:
         ConfigError: The folder's recipe is another one; of an object folder, in more than the number of frames.
@@ -208,6 +229,8 @@ def claim(out: Path, recipe: Recipe) -> None:
             "folder; give another one, or empty it"
         )
     dump_config(recipe, path)
+    if recipe.config.sensor.profile != KITTI:
+        dump_config(recipe.config.sensor.profile, out / PROFILE)
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -270,7 +293,7 @@ def _write_frame(out: Path, recipe: Recipe, index: int) -> None:
     write_bytes(files["velodyne_reduced"], frame.points[frame.in_image].tobytes())
     if "velodyne" in files:
         write_bytes(files["velodyne"], frame.points.tobytes())
-    write_object_calibration(files["calib"], camera_calibration())
+    write_object_calibration(files["calib"], camera_calibration(recipe.config.sensor.lift))
     write_labels(files["label_2"], frame.labels)
 
 

@@ -11,6 +11,7 @@ from pd_edge.detector import Detector
 from pd_edge.kitti import DONT_CARE, Dataset, Frame, ObjectDataset, boxes_to_lidar, dont_care
 from pd_edge.pillars import PillarNet
 from pd_edge.runtimes.torch import ModuleRuntime
+from pd_edge.sensors import KITTI, SensorProfile, load_profile, mount_of
 from pd_edge.training.data_config import SourceConfig
 from pd_edge.training.model import PointPillars
 
@@ -26,8 +27,9 @@ class InMemory(NamedTuple):
 class WithinGrid:
     """A data set whose objects beyond a detector's grid are DontCare: it is not asked for what it cannot see."""
 
-    def __init__(self, dataset: Dataset, grid: GridConfig) -> None:
+    def __init__(self, dataset: Dataset, grid: GridConfig, sensor: SensorProfile = KITTI) -> None:
         self._dataset, self._grid = dataset, grid
+        self._to_model = mount_of(sensor).to_model
         self.ids = dataset.ids
 
     def __len__(self) -> int:
@@ -42,7 +44,8 @@ class WithinGrid:
         if frame.labels is None or frame.calibration is None:
             return frame
         solid = [label for label in frame.labels if label.name != DONT_CARE]
-        x, y = boxes_to_lidar(solid, frame.calibration)[:, :2].T
+        centres = boxes_to_lidar(solid, frame.calibration)[:, :3]
+        x, y = (centres @ self._to_model[:2, :3].T + self._to_model[:2, 3]).T
         grid = self._grid
         inside = (x >= grid.x_min) & (x < grid.x_max) & (y >= grid.y_min) & (y < grid.y_max)
         judged = [label if seen else dont_care(label) for label, seen in zip(solid, inside, strict=True)]
@@ -59,8 +62,10 @@ def validate(model: PointPillars, config: DetectorConfig, source: SourceConfig) 
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     runtime = ModuleRuntime(model.to(device).eval())
-    dataset = WithinGrid(ObjectDataset(source.root, source.split), config.model.grid)
-    found = detect_batch(Detector(InMemory("network", config, model.fold_pillar_net()), runtime), dataset, crop=True)
+    profile = load_profile(source.sensor)
+    dataset = WithinGrid(ObjectDataset(source.root, source.split, sensor=profile), config.model.grid, profile)
+    network = InMemory("network", config, model.fold_pillar_net())
+    found = detect_batch(Detector(network, runtime, profile.only_mount()), dataset, crop=True)
     evaluation = found.complete_evaluation()
     return {
         metric: {name: evaluation.result(name, metric, "moderate").ap for name in evaluation.classes}

@@ -9,7 +9,8 @@ pytest.importorskip("open3d", reason="needs the train extra")
 
 from pd_edge.errors import DataError
 from pd_edge.kitti import Frame, ObjectDataset, boxes_to_labels
-from pd_edge.training.realism import distances, markdown, measure, nearest_beam, point_counts, report
+from pd_edge.training.realism import distances, markdown, measure, point_counts, report
+from pd_edge.training.sim.beams import nearest_beam
 from pd_edge.training.sim.camera import camera_calibration
 from pd_edge.training.sim.sensor import SensorConfig, draw_sensor, turn_rays
 from pd_edge.training.simulate import simulate_object

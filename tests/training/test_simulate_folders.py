@@ -141,6 +141,7 @@ FIELDS = leaves(SimulateConfig())
 OBJECTS_ONLY = {name for name in FIELDS if name.startswith(NO_USE_IN_DRIVES)}
 EFFECTIVE: dict[str, Any] = {
     "sensor.range_min": 10.0,
+    "sensor.model": "os1-64",
     "world.open_side": 1.0,
     "world.backdrop": 0.0,
     "placement.attempts": 3,
@@ -153,7 +154,7 @@ EFFECTIVE: dict[str, Any] = {
 
 def other(name: str) -> SimulateConfig:
     """Coarse scans with one field changed."""
-    return changed(COARSE, name, EFFECTIVE.get(name, 0.5 * FIELDS[name]))
+    return changed(COARSE, name, EFFECTIVE[name] if name in EFFECTIVE else 0.5 * FIELDS[name])
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,12 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @cache
-def camera_calibration() -> Calibration:
-    """The one calibration of every simulated frame: a camera that looks 0.6 degrees up, image 1242 x 375."""
+def camera_calibration(lift: float = 0.0) -> Calibration:
+    """The one camera of every simulated frame, which looks 0.6 degrees up, image 1242 x 375.
+
+    Args:
+        lift: Height of the sensor above the place of KITTI's [m]; camera and inertial unit stay where they are.
+    """
     P2 = np.array([[721.54, 0.0, 609.56, 44.86], [0.0, 721.54, 172.85, 0.2164], [0.0, 0.0, 1.0, 0.002746]])
     R0_rect = _rotation(-0.0083, -0.0098, -0.0043)
     axes = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
@@ -20,8 +24,8 @@ def camera_calibration() -> Calibration:
     return Calibration(
         P2=P2,
         R0_rect=R0_rect,
-        Tr_velo_to_cam=np.column_stack([turn, [-0.004, -0.076, -0.272]]),
-        Tr_imu_to_velo=np.column_stack([np.eye(3), [-0.81, 0.32, -0.80]]),
+        Tr_velo_to_cam=np.column_stack([turn, np.array([-0.004, -0.076, -0.272]) + lift * turn[:, 2]]),
+        Tr_imu_to_velo=np.column_stack([np.eye(3), [-0.81, 0.32, -0.80 - lift]]),
         image_size=(1242, 375),
     )
 

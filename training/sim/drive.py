@@ -47,11 +47,11 @@ class DriveScan(NamedTuple):
     """One scan of a drive with its ground truth."""
 
     points: npt.NDArray[np.float32]
-    """(N, 4) float32, LiDAR frame, the whole turn."""
+    """(N, 4) float32, the sensor's own frame, the whole turn."""
     labels: list[Label]
     """What the camera sees."""
     boxes: FloatArray
-    """(K, 7) of every object of the street, LiDAR frame."""
+    """(K, 7) of every object of the street, the sensor's own frame."""
     seen: npt.NDArray[np.bool_]
     """(K,) bool: the object has points in this scan."""
     occlusion: npt.NDArray[np.int64]
@@ -119,12 +119,13 @@ def drive_scan(seed: int, frames: int, config: SimulateConfig, index: int) -> Dr
     bright = street.reflectivity[np.concatenate([near, len(actors) + around])]
     rays = turn_rays(rng, config.sensor, street.sensor, full=True)
     result = scan(rng, config.sensor, street.sensor, rays, pieces, reflectivity=bright)
-    in_image = crop_to_image(result.points, camera_calibration())
+    in_image = crop_to_image(result.points, camera_calibration(config.sensor.lift))
     share = visibility(boxes[near], rays, result.hits)
     names = [actors[index].name for index in near]
     labels = annotate(names, boxes[near], share, result.points_on(len(near), in_image), config.min_points)
     has_points, occlusion = np.zeros(len(actors), bool), np.full(len(actors), 3)
     has_points[near], occlusion[near] = result.points_on(len(near)) >= config.min_points, occlusion_states(share)
+    boxes[:, 2] -= config.sensor.lift
     return DriveScan(result.points, labels, boxes, has_points, occlusion)
 
 

@@ -37,7 +37,7 @@ class Scan(NamedTuple):
     """A measured turn."""
 
     points: npt.NDArray[np.float32]
-    """(M, 4) float32, x y z [m], intensity 0..1."""
+    """(M, 4) float32, x y z [m] in the sensor's own frame, and the intensity as the sensor writes it."""
     owner: npt.NDArray[np.int64]
     """(M,) int64, index of the piece each point lies on."""
     hits: Hits
@@ -71,21 +71,22 @@ def scan(
         config: The sensor.
         sensor: Its lasting errors.
         rays: The pulses.
-        pieces: The scene in the sensor frame [m]; an index into it is the owner reported.
+        pieces: The scene around the place of KITTI's sensor [m]; an index into it is the owner reported.
         reflectivity: (pieces, M) of every piece in every material.
 
     Raises:
         MissingExtraError: Open3D is not installed.
     """
     hits = cast(rng, rays, pieces)
-    shine = _shine(sensor, rays, hits, reflectivity)
+    shine = _shine(config, sensor, rays, hits, reflectivity)
     kept = np.flatnonzero(_returned(rng, config, sensor, hits, shine.power))
     depth = optics_table()[hits.material[kept], 4]
     error = sensor.bias[rays.beam[kept]] + sensor.noise * config.range_noise * rng.standard_normal(len(kept))
     measured = hits.distance[kept] + error + np.abs(depth * rng.standard_normal(len(kept)))
     xyz = rays.origins[kept] + rays.directions[kept] * measured[:, None]
-    intensity = _reported(rng, config, shine.intensity[kept])
-    rounded = np.column_stack([xyz.round(3), intensity.round(2)])
+    xyz[:, 2] -= config.lift
+    intensity = _written(config, _reported(rng, config, shine.intensity[kept]))
+    rounded = np.column_stack([xyz.round(3), intensity])
     return Scan(rounded.astype(np.float32), hits.owner[kept], hits)
 
 
@@ -94,6 +95,12 @@ def _reported(rng: np.random.Generator, config: SensorConfig, intensity: FloatAr
     noisy = np.clip(intensity + config.intensity_noise * rng.standard_normal(len(intensity)), 0.0, 0.99)
     threshold = config.intensity_floor * rng.uniform(0.4, 1.4, len(intensity))
     return np.where(noisy < threshold, 0.0, noisy)
+
+
+def _written(config: SensorConfig, intensity: FloatArray) -> FloatArray:
+    """Intensities 0..1 as the sensor writes them: KITTI's as hundredths, others as whole numbers of their scale."""
+    greatest = config.profile.intensity_max
+    return intensity.round(2) if greatest is None else (intensity * greatest).round()
 
 
 def cast(rng: np.random.Generator, rays: Rays, pieces: Sequence[Mesh]) -> Hits:
@@ -162,20 +169,22 @@ class _Shine(NamedTuple):
     """(N,) float64 as the sensor would report it without noise; may be negative."""
 
 
-def _shine(sensor: Sensor, rays: Rays, hits: Hits, reflectivity: FloatArray) -> _Shine:
+def _shine(config: SensorConfig, sensor: Sensor, rays: Rays, hits: Hits, reflectivity: FloatArray) -> _Shine:
     """Power and intensity of every return.
 
     A matt surface fades slowly towards grazing incidence, a glossy one throws the light away much earlier. The sensor
     evens out the range up to about 25 m; beyond, and for dark surfaces earlier, the intensity falls to zero with the
     logarithm of the power. The figures are fitted to ground and walls of real scans; that glossy surfaces lose more
-    pulses to distance than matt ones, to the points on cars.
+    pulses to distance than matt ones, to the points on cars. Sensors that report a calibrated reflectivity take its
+    ``intensity_scale``, without the fall.
     """
     gloss = optics_table()[hits.material, 3]
     cosine = np.clip(hits.cosine, 1e-3, 1.0)
     bright = reflectivity[np.maximum(hits.owner, 0), hits.material] * (1.0 - gloss + gloss * cosine**3)
     power = np.log(bright / 0.34) + 0.31 * np.log(cosine) - 2.0 * np.log(np.clip(hits.distance, 1.0, 1e3))
     fade = np.clip(0.8 + 0.6 * (power + 6.91), 0.0, 1.0)
-    return _Shine(power - 0.6 * gloss, bright * fade + sensor.gain[rays.beam])
+    reported = config.intensity_scale * bright * fade**config.intensity_fade
+    return _Shine(power - 0.6 * gloss, reported + sensor.gain[rays.beam])
 
 
 def _returned(

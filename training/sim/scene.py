@@ -41,7 +41,7 @@ class SimulatedFrame(NamedTuple):
     """Points, the points the camera sees, and the labels."""
 
     points: npt.NDArray[np.float32]
-    """(N, 4) float32, LiDAR frame [m], intensity 0..1."""
+    """(N, 4) float32, the sensor's own frame [m], intensity as the sensor writes it."""
     in_image: npt.NDArray[np.bool_]
     """(N,) bool."""
     labels: list[Label]
@@ -58,7 +58,7 @@ def simulate_frame(rng: np.random.Generator, config: SimulateConfig) -> Simulate
     sensor = draw_sensor(rng, config.sensor)
     rays = turn_rays(rng, config.sensor, sensor, config.full_cloud)
     result = scan(rng, config.sensor, sensor, rays, pieces, reflectivity=draw_reflectivity(rng, len(pieces)))
-    in_image = crop_to_image(result.points, camera_calibration())
+    in_image = crop_to_image(result.points, camera_calibration(config.sensor.lift))
     share = visibility(boxes, rays, result.hits)
     points = result.points_on(len(actors), in_image)
     labels = annotate([actor.name for actor in actors], boxes, share, points, config.min_points)
