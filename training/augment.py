@@ -15,12 +15,16 @@ from pd_edge.boxes import bev_iou, points_in_boxes, wrap_angle
 from pd_edge.training.data_config import AugmentConfig
 from pd_edge.training.object_bank import ObjectBank
 from pd_edge.training.scene import Scene
+from pd_edge.training.sim.beams import nearest_beam
 
 CLEARANCE = 0.1
 """Space that a pasted object keeps free on each side of its box [m]."""
 
 BEAM_SPACING = np.deg2rad(26.9 / 64)
 """Mean angle between the beams of an HDL-64E [rad]: 26.9 degrees of vertical field of view, 64 lasers (data sheet)."""
+
+FEWEST = 4
+"""Greatest number of beams of which one is kept: 16 of an HDL-64E's 64 are left."""
 
 NOISE_TRIES = 5
 """How often an object looks for a free place of its own before it stays where it is."""
@@ -39,6 +43,9 @@ def augment(scene: Scene, config: AugmentConfig, bank: ObjectBank | None, rng: n
         scene = sample_objects(scene, bank, config.sampled_objects, rng)
     if config.beam_dropout:
         scene = drop_beams(scene, rng.uniform(0, config.beam_dropout), rng)
+    if config.fewer_beams and rng.random() < config.fewer_beams:
+        every = int(rng.integers(2, FEWEST + 1))
+        scene = thin_beams(scene, every, int(rng.integers(every)))
     if config.object_shift or config.object_turn:
         scene = move_objects(scene, config.object_shift, config.object_turn, rng)
     if config.flip and rng.random() < config.flip:
@@ -106,6 +113,15 @@ def drop_beams(scene: Scene, share: float, rng: np.random.Generator) -> Scene:
     first = int(beam.min(initial=0))
     dropped = rng.random(int(beam.max(initial=0)) - first + 1) < share
     return scene._replace(points=scene.points[~dropped[beam - first]])
+
+
+def thin_beams(scene: Scene, every: int, first: int) -> Scene:
+    """Keeps every so-many-th laser beam, as of a sensor with fewer: beams ``first``, ``first + every``, ...
+
+    A point's beam is the one of KITTI's HDL-64E that passes nearest, by elevation and the height that it leaves from;
+    clouds carry no number of it. Of a cloud of another sensor rows as wide as these are kept.
+    """
+    return scene._replace(points=scene.points[nearest_beam(scene.points) % every == first])
 
 
 def move_objects(scene: Scene, shift: float, turn: float, rng: np.random.Generator) -> Scene:

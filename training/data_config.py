@@ -48,6 +48,9 @@ class AugmentConfig(Config):
     beam_dropout: float = Field(
         0.1, ge=0, lt=1, description="Greatest share of the laser beams to leave out; a scene draws 0 .. this."
     )
+    fewer_beams: float = Field(
+        0.0, ge=0, le=1, description="Probability of keeping only every second, third or fourth beam of a scene."
+    )
     intensity_jitter: float = Field(
         0.1, ge=0, lt=1, description="Greatest change of the intensity: gain 1 +- this, offset +- half of this."
     )
@@ -57,3 +60,11 @@ class AugmentConfig(Config):
     rotation: float = Field(math.pi / 4, ge=0, le=math.pi, description="Greatest turn of the scene about z [rad].")
     scaling: float = Field(0.05, ge=0, lt=1, description="Greatest change of the scene's scale about 1.")
     translation: float = Field(0.0, ge=0, description="Standard deviation of the scene's shift along each axis [m].")
+
+    @model_serializer(mode="wrap")
+    def _without_usual_beams(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves ``fewer_beams`` out where it does nothing, so that runs from before it existed go on."""
+        data: dict[str, Any] = dump(self)
+        if not self.fewer_beams:
+            data.pop("fewer_beams", None)
+        return data

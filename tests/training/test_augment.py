@@ -15,6 +15,7 @@ from pd_edge.training import augment as augmentation
 from pd_edge.training.data_config import AugmentConfig
 from pd_edge.training.object_bank import ObjectBank, build_object_bank
 from pd_edge.training.scene import OTHER, Scene, keep_targets
+from pd_edge.training.sim.beams import ELEVATION_DEGREES, beam_height
 
 SIZES = np.array([[3.9, 1.6, 1.56], [0.8, 0.6, 1.73], [1.76, 0.6, 1.73]], dtype=np.float32)
 OFF = AugmentConfig(
@@ -228,6 +229,29 @@ def test_dropped_beams_are_whole_and_their_share_is_kept() -> None:
     assert augmentation.drop_beams(scene, 0.0, rng).points.shape == points.shape
 
 
+def test_thinned_scenes_keep_every_second_beam_whole() -> None:
+    beams = np.arange(64)
+    slope = np.tan(np.radians(ELEVATION_DEGREES))
+    across = np.random.default_rng(0).uniform(5, 40, (64, 50))
+    points = np.stack([across, np.zeros_like(across), across * slope[:, None] + beam_height(beams)[:, None]], axis=-1)
+    cloud = np.concatenate([points, np.broadcast_to(beams[:, None, None] / 64, (64, 50, 1))], axis=-1)
+    scene = Scene(cloud.reshape(-1, 4).astype(np.float32), np.empty((0, 7), np.float32), np.empty(0, np.int64))
+    for every, first in ((2, 0), (2, 1), (3, 2), (4, 3)):
+        kept = augmentation.thin_beams(scene, every, first).points
+        left = np.round(kept[:, 3] * 64).astype(int)
+        assert set(left) == set(range(first, 64, every))
+        assert len(kept) == 50 * len(set(left))
+
+
+def test_a_share_of_the_scenes_is_thinned() -> None:
+    scene, config = make_scene(1), OFF.model_copy(update={"fewer_beams": 0.25})
+    rng = np.random.default_rng(0)
+    thinned = [augmentation.augment(scene, config, None, rng) is not scene for _ in range(400)]
+    assert np.mean(thinned) == pytest.approx(0.25, abs=0.07)
+    assert "fewer_beams" not in OFF.model_dump()
+    assert AugmentConfig.model_validate(config.model_dump()) == config
+
+
 def test_intensity_jitter_stays_in_range_and_touches_nothing_else() -> None:
     scene = make_scene(1)
     changed = augmentation.jitter_intensity(scene, 0.9, np.random.default_rng(2))
@@ -246,7 +270,7 @@ def test_all_zero_returns_the_scene_itself_and_draws_nothing() -> None:
 @pytest.mark.parametrize("field", [name for name in AugmentConfig.model_fields if not name.startswith("bank_")])
 def test_every_switch_changes_the_scene(field: str) -> None:
     scene = make_scene(1)
-    value = {"sampled_objects": 10, "flip": 1.0}.get(field, 0.5)
+    value = {"sampled_objects": 10, "flip": 1.0, "fewer_beams": 1.0}.get(field, 0.5)
     changed = augmentation.augment(scene, OFF.model_copy(update={field: value}), make_bank(2), np.random.default_rng(0))
     assert any(not np.array_equal(new, old) for new, old in zip(arrays(changed), arrays(scene), strict=True))
 
