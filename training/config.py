@@ -87,6 +87,17 @@ class TrainConfig(Config):
     log_every: int = Field(50, gt=0, description="Steps between lines of the log and points of the curves.")
 
     @model_validator(mode="after")
+    def _learns_from_something(self) -> "TrainConfig":
+        if not self.data.sources and not self.has_unlabelled:
+            raise ValueError("data.sources is empty; name a folder to train on")
+        return self
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether there are clouds without labels to learn from, which takes a teacher."""
+        return False
+
+    @model_validator(mode="after")
     def _thresholds_match(self) -> "TrainConfig":
         names = {each.name for each in self.model.classes}
         if names != set(self.thresholds):

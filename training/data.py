@@ -72,7 +72,7 @@ class FolderScenes(Dataset[Scene]):
         self._root = source.root
         self._told = False
         profile = load_profile(source.sensor)
-        self._mount = mount_of(profile)
+        self._mount, self._scaled = mount_of(profile), profile.intensity_max is not None
         self.frames = ObjectDataset(source.root, source.split, cloud, profile)
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class FolderScenes(Dataset[Scene]):
         if frame.calibration is None or frame.labels is None:
             missing = "calibration" if frame.calibration is None else "labels"
             raise DataError(f"{self._root}: frame {frame.id} has no {missing}; training needs both for every frame")
-        self._tell(frame.id, frame.notes)
+        self._tell(frame.id, tuple(note for note in frame.notes if not (self._scaled and note.startswith("intensity"))))
         objects = [label for label in frame.labels if label.name != DONT_CARE]
         self._check_sizes(objects, frame.id)
         labels = np.array([self._label_of.get(label.name, OTHER) for label in objects], dtype=np.int64)
@@ -188,7 +188,7 @@ def _sources(data: DataConfig, model: ModelConfig, more: Sequence[MoreScenes]) -
 
 
 def _weights(data: DataConfig, more: Sequence[MoreScenes]) -> list[float]:
-    return [each.weight for each in (*data.sources, *more)]
+    return [source.weight for source in data.sources] + [each.weight for each in more]
 
 
 def _splits(weights: list[float]) -> list[int]:

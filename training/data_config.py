@@ -29,7 +29,7 @@ class SourceConfig(Config):
 class DataConfig(Config):
     """The frames a detector is trained on."""
 
-    sources: tuple[SourceConfig, ...] = Field(min_length=1, description="Folders to train on, mixed by their weights.")
+    sources: tuple[SourceConfig, ...] = Field((), description="Folders to train on, mixed by their weights.")
     cloud: Literal["full", "reduced"] = Field(
         "reduced",
         description="Points to train on: those the left colour camera sees, as KITTI labels only these, or all.",

@@ -1,10 +1,11 @@
 """Distilling a student from a teacher: the one table of methods, the run's configuration, and the run."""
 
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pd_edge.bundle import find_model
 from pd_edge.config import ModelConfig, parse_config, read_yaml
@@ -12,6 +13,8 @@ from pd_edge.errors import ConfigError
 from pd_edge.training.batches import Scenes
 from pd_edge.training.checkpoint import load_model, tensors_sha256
 from pd_edge.training.config import TrainConfig
+from pd_edge.training.data import MoreScenes, training_dataset
+from pd_edge.training.data_config import DataConfig
 from pd_edge.training.distill import PointDistiller, PointDistillerConfig
 from pd_edge.training.learner import Distilling, Teacher
 from pd_edge.training.loop import train
@@ -29,6 +32,8 @@ from pd_edge.training.rivals.rdd import RDD, RDDConfig
 from pd_edge.training.rivals.se_ssd import SeSsd, SeSsdConfig
 from pd_edge.training.rivals.similarity import Similarity, SimilarityConfig
 from pd_edge.training.rivals.zhang_ma import ZhangMa, ZhangMaConfig
+from pd_edge.training.unlabelled import Advance, describe_scenes, pseudo_scenes
+from pd_edge.training.unlabelled_config import UnlabelledConfig
 
 METHODS: dict[type[MethodConfig], type[Method]] = {
     NoMethodConfig: NoMethod,
@@ -73,6 +78,21 @@ class DistillConfig(TrainConfig):
     distillation: MethodSettings = Field(
         PointDistillerConfig(), description="The method and its settings; `method` names it."
     )
+    data: DataConfig = DataConfig()
+    unlabelled: UnlabelledConfig | None = Field(None, description="Clouds without labels to learn from.")
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether there are clouds without labels to learn from."""
+        return self.unlabelled is not None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves ``unlabelled`` out where there is nothing, so that runs from before it existed go on."""
+        data: dict[str, Any] = dump(self)
+        if self.unlabelled is None:
+            data.pop("unlabelled", None)
+        return data
 
 
 def method_names() -> list[str]:
@@ -80,13 +100,16 @@ def method_names() -> list[str]:
     return [kind.model_fields["method"].default for kind in METHODS]
 
 
-def read_config(path: Path, teacher: Path | None, method: str | None) -> DistillConfig:
+def read_config(
+    path: Path, teacher: Path | None, method: str | None, unlabelled: Mapping[str, Any] | None = None
+) -> DistillConfig:
     """Reads a distillation's configuration, or completes a plain training configuration to one.
 
     Args:
         path: YAML file with the fields of :class:`DistillConfig`, or of ``TrainConfig`` alone.
         teacher: Takes the place of the file's ``teacher``; a name that is no path is looked up among shipped models.
         method: Takes the place of the file's ``distillation``, unless that names the same method.
+        unlabelled: Fields that take the place of those in the file's ``unlabelled``.
 
     Raises:
         ConfigError: The file cannot be read or is wrong, the method is unknown, or there is no teacher.
@@ -98,6 +121,8 @@ def read_config(path: Path, teacher: Path | None, method: str | None) -> Distill
         data["teacher"] = str(teacher if teacher.exists() else find_model(str(teacher)))
     if method is not None and data.get("distillation", {}).get("method") != method:
         data["distillation"] = {"method": method}
+    if unlabelled:
+        data["unlabelled"] = {**(data.get("unlabelled") or {}), **unlabelled}
     if "teacher" not in data:
         raise ConfigError(f"{path}: names no teacher; add --teacher with a model folder, run or weights file")
     return parse_config(data, DistillConfig, str(path))
@@ -126,11 +151,23 @@ def distil(
     scenes: Scenes | None = None,
     cache: Path | None = None,
     stop_after: int | None = None,
+    advance: Advance | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Path:
     """Trains a student beside its teacher, or goes on where the run in ``out`` stopped.
 
-    Arguments, result and errors are those of :func:`pd_edge.training.loop.train`. The student's file holds nothing of
-    its teacher, nor of the method.
+    Further arguments, result and errors are those of :func:`pd_edge.training.loop.train`. The student's file holds
+    nothing of its teacher, nor of the method.
+
+    Args:
+        config: The run's configuration.
+        out: Run folder; made where missing.
+        scenes: Training scenes; those of ``config.data`` and ``config.unlabelled`` by default.
+        cache: Folder of the object bank and of the teacher's boxes, shared by runs; ``cache`` beside ``out`` by
+            default.
+        stop_after: Stop, with a checkpoint, once this many samples are seen.
+        advance: Told about every cloud without labels that the teacher looked at, and how many there are.
+        tell: Told what the teacher found in each source without labels.
 
     Raises:
         ConfigError: The teacher's cells, classes or anchors are not the student's, or the run in ``out`` began with
@@ -149,7 +186,29 @@ def distil(
             student, config, Teacher(channels_last(fold_norms(taught)), sha256, method, config.distillation.weight)
         )
 
-    return train(config, out, learner=learner, scenes=scenes, cache=cache, stop_after=stop_after)
+    def opener(cache: Path) -> Scenes:
+        return open_scenes(config, teacher, cache, advance=advance, tell=tell)
+
+    return train(config, out, learner=learner, scenes=scenes, opener=opener, cache=cache, stop_after=stop_after)
+
+
+def open_scenes(
+    config: DistillConfig,
+    teacher: PointPillars,
+    cache: Path,
+    *,
+    advance: Advance | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Scenes:
+    """The labelled scenes of a run, and those whose labels are its teacher's boxes; arguments as of :func:`distil`."""
+    more = []
+    if config.unlabelled is not None:
+        found = pseudo_scenes(config.unlabelled, teacher.eval(), cache, advance)
+        for source, scenes in zip(config.unlabelled.sources, found, strict=True):
+            more.append(MoreScenes(scenes, source.weight, f"{scenes.key} {config.unlabelled.high}"))
+            if tell is not None:
+                tell(describe_scenes(scenes, tuple(each.name for each in config.model.classes)))
+    return training_dataset(config.data, config.model, config.augment, config.seed, cache, more=more)
 
 
 def load_teacher(path: Path, student: ModelConfig) -> PointPillars:

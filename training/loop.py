@@ -15,8 +15,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +79,7 @@ def train(
     *,
     learner: LearnerFactory = Detecting,
     scenes: Scenes | None = None,
+    opener: Callable[[Path], Scenes] | None = None,
     cache: Path | None = None,
     stop_after: int | None = None,
 ) -> Path:
@@ -87,7 +89,9 @@ def train(
         config: The run's configuration.
         out: Run folder; made where missing.
         learner: What a step computes: the detector's loss, or that and a distillation method's.
-        scenes: Training scenes; those of ``config.data`` by default.
+        scenes: Training scenes; those that ``opener`` opens by default.
+        opener: Opens the scenes, given the cache folder; of several processes in the first one first. Those of
+            ``config.data`` by default.
         cache: Folder of the object bank, shared by runs; ``cache`` beside ``out`` by default.
         stop_after: Stop, with a checkpoint, once this many samples are seen.
 
@@ -107,7 +111,7 @@ def train(
     with joined_processes() as process:
         torch.manual_seed(config.seed)
         if scenes is None:
-            scenes = _open_scenes(config, cache or out.parent / "cache", process.share)
+            scenes = _open_scenes(opener or partial(_configured, config), cache or out.parent / "cache", process.share)
         run = Run(config, out, process, learner)
         per_step = config.batch_size * process.share.size
         first, end = run.resume() // per_step, math.ceil(min(stop_after or math.inf, config.samples) / per_step)
@@ -372,11 +376,15 @@ def _distributed(learner: nn.Module, share: Share) -> nn.Module:
     return DistributedDataParallel(learner) if share.size > 1 else learner
 
 
-def _open_scenes(config: TrainConfig, cache: Path, share: Share) -> Scenes:
-    """The configured scenes; the first process builds the object bank, the others then find it."""
+def _configured(config: TrainConfig, cache: Path) -> Scenes:
+    return training_dataset(config.data, config.model, config.augment, config.seed, cache)
+
+
+def _open_scenes(opener: Callable[[Path], Scenes], cache: Path, share: Share) -> Scenes:
+    """The scenes; the first process builds what goes into the cache, the others then find it."""
     if share.rank > 0:
         torch.distributed.barrier()
-    scenes = training_dataset(config.data, config.model, config.augment, config.seed, cache)
+    scenes = opener(cache)
     if share.rank == 0 and share.size > 1:
         torch.distributed.barrier()
     return scenes

@@ -13,6 +13,7 @@ from pd_edge.errors import ConfigError, DataError
 from pd_edge.evaluate import Bootstrap, Evaluation, bootstrap
 from pd_edge.files import write_bytes
 from pd_edge.report import ap_json, ap_table, write_json
+from pd_edge.sensors import KITTI
 from pd_edge.tables import Table, markdown_table
 from pd_edge.training.checkpoint import CHECKPOINTS, RUN_CONFIG
 from pd_edge.training.config import TrainConfig
@@ -23,6 +24,7 @@ from pd_edge.training.provenance import Seen, provenance, shared, shown, write_p
 from pd_edge.training.run_log import RECORD, read_record
 from pd_edge.training.sim.scene import SimulateConfig
 from pd_edge.training.simulate import RECIPE, Recipe
+from pd_edge.training.unlabelled_config import UnlabelledSource
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 VAL_SET = Path(__file__).resolve().parent / "sim" / "val_set.yaml"
@@ -124,7 +126,7 @@ def licence_of(config: TrainConfig) -> Licence:
 
     Simulated scans are free; a teacher, and weights to start from, are where their own model folder says so.
     """
-    free = all(map(_simulated, config.data.sources)) and all(map(_free, _taught_by(config)))
+    free = all(map(_simulated, _roots(config))) and all(map(_free, _taught_by(config)))
     return "Apache-2.0" if free else "CC-BY-NC-SA-3.0"
 
 
@@ -141,13 +143,25 @@ def _free(weights: Path) -> bool:
     return bool(read_results(folder).get("summary", {}).get("licence") == "Apache-2.0")
 
 
-def _simulated(source: SourceConfig) -> bool:
-    return (source.root / RECIPE).is_file()
+def _roots(config: TrainConfig) -> list[Path]:
+    """Where the data stands, with labels and without."""
+    return [each.root for each in config.data.sources] + [each.path for each in _unlabelled(config)]
+
+
+def _unlabelled(config: TrainConfig) -> tuple[UnlabelledSource, ...]:
+    """The sources without labels."""
+    if not isinstance(config, DistillConfig) or config.unlabelled is None:
+        return ()
+    return config.unlabelled.sources
+
+
+def _simulated(root: Path) -> bool:
+    return (root / RECIPE).is_file()
 
 
 def _terms(config: TrainConfig) -> str:
     """The licence in words."""
-    if all(map(_simulated, config.data.sources)):
+    if all(map(_simulated, _roots(config))):
         others = " and ".join(_name(path) for path in _taught_by(config) if not _free(path))
         reason = f"the weights learnt from {others}, which saw, or may have seen,"
     else:
@@ -171,7 +185,7 @@ def _training(config: TrainConfig, seen: Seen) -> dict[str, Any]:
         **seen._asdict(),
         "planned_samples": config.samples,
         "batch_size": config.batch_size,
-        "sources": [{"data": describe(each), "weight": each.weight} for each in config.data.sources],
+        "sources": [{"data": text, "weight": weight} for text, weight in _sources(config)],
     }
     if config.init is not None:
         found["init"] = _name(config.init)
@@ -196,20 +210,30 @@ def _name(weights: Path) -> str:
     return folder.parent.parent.name if folder.parent.name == CHECKPOINTS else folder.name
 
 
+def _sources(config: TrainConfig) -> list[tuple[str, float]]:
+    """All sources in words, with their weights."""
+    without = [
+        (f"clouds of {each.path.stem}, the teacher's boxes as labels", each.weight) for each in _unlabelled(config)
+    ]
+    return [(describe(each), each.weight) for each in config.data.sources] + without
+
+
 def describe(source: SourceConfig) -> str:
     """One data source in words: the recipe of a simulated one, the list of frames of another."""
     recipe = source.root / RECIPE
     if not recipe.is_file():
         return f"KITTI {source.root.name} frames, {source.split or 'all'}"
     made = load_config(recipe, Recipe)
-    return f"{made.frames} simulated frames, seed {made.seed}, generator {made.generator}"
+    sensor = made.config.sensor.profile
+    of = "" if sensor == KITTI else f" of a {sensor.name} at {sensor.height:g} m"
+    return f"{made.frames} simulated frames{of}, seed {made.seed}, generator {made.generator}"
 
 
 def markdown(
     manifest: Manifest, config: TrainConfig, seen: Seen, results: Sequence[Measured], beside: Sequence[str] = ()
 ) -> str:
     """The model card; ``beside`` are the names of the models that it is going to be compared with."""
-    weights = sum(source.weight for source in config.data.sources)
+    weights = sum(weight for _, weight in _sources(config))
     what = (
         f"PointPillars for {', '.join(each.name for each in manifest.model.classes)}: "
         f"{manifest.parameters / 1e6:.2f} M parameters, {manifest.multiply_adds / 1e9:.1f} G multiply-adds a frame, "
@@ -228,7 +252,7 @@ def markdown(
         "",
         f"**Training.** {_effort(config, seen)}, {_teacher(config)}, seed {config.seed}. A sample is drawn from",
         "",
-        *(f"- {describe(each)}: {each.weight / weights:.0%}" for each in config.data.sources),
+        *(f"- {text}: {weight / weights:.0%}" for text, weight in _sources(config)),
         "",
         papers,
         "",
@@ -253,7 +277,7 @@ def _commands(
 ) -> list[str]:
     """Lines of the card that make the model and the card again."""
     name = manifest.name
-    roots = [each.root for each in config.data.sources] + [each.root for each in results if each.root is not None]
+    roots = _roots(config) + [each.root for each in results if each.root is not None]
     recipes = {shown(root): load_config(root / RECIPE, Recipe) for root in roots if (root / RECIPE).is_file()}
     own = {root: recipe.config for root, recipe in recipes.items() if _simulation(recipe.config) is None}
     commands = [_simulate(root, recipe) for root, recipe in recipes.items()]

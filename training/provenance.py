@@ -8,7 +8,7 @@ from pd_edge.config import dump_config
 from pd_edge.report import write_json
 from pd_edge.training.checkpoint import CHECKPOINTS, RUN_CONFIG, find_weights, load_state
 from pd_edge.training.config import TrainConfig
-from pd_edge.training.distillation import parse_run
+from pd_edge.training.distillation import DistillConfig, parse_run
 from pd_edge.training.run_log import RECORD, read_record
 
 
@@ -78,9 +78,30 @@ def write_provenance(found: Provenance | None, folder: Path) -> None:
 
 def shared(config: TrainConfig) -> TrainConfig:
     """The configuration with paths as others may see them."""
-    sources = tuple(each.model_copy(update={"root": shown(each.root)}) for each in config.data.sources)
-    paths = {name: shown(path) for name in ("init", "teacher") if (path := getattr(config, name, None)) is not None}
+    sources = tuple(
+        each.model_copy(update={"root": shown(each.root), "sensor": _shown_profile(each.sensor)})
+        for each in config.data.sources
+    )
+    paths: dict[str, Any] = {
+        name: shown(path) for name in ("init", "teacher") if (path := getattr(config, name, None)) is not None
+    }
+    paths = {**paths, **_shared_unlabelled(config)}
     return config.model_copy(update={"data": config.data.model_copy(update={"sources": sources}), **paths})
+
+
+def _shared_unlabelled(config: TrainConfig) -> dict[str, Any]:
+    """The sources without labels, where there are any, as :func:`shared` gives them."""
+    if not isinstance(config, DistillConfig) or config.unlabelled is None:
+        return {}
+    sources = tuple(
+        each.model_copy(update={"path": shown(each.path), "sensor": _shown_profile(each.sensor)})
+        for each in config.unlabelled.sources
+    )
+    return {"unlabelled": config.unlabelled.model_copy(update={"sources": sources})}
+
+
+def _shown_profile(sensor: str) -> str:
+    return str(shown(Path(sensor))) if sensor else ""
 
 
 def shown(path: Path) -> Path:

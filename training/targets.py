@@ -17,6 +17,7 @@ from torch import Tensor
 from pd_edge.config import ModelConfig
 from pd_edge.decode import ANCHOR_YAWS, AnchorAxis, anchor_axes, anchors, direction_bin, encode_boxes
 from pd_edge.training.config import Thresholds
+from pd_edge.training.scene import OTHER, ignored_label
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -99,10 +100,13 @@ class TargetAssigner:
 
         Args:
             boxes: (K, 7) objects in the LiDAR frame.
-            labels: (K,) their classes.
+            labels: (K,) their classes, or :func:`~pd_edge.training.scene.ignored_label` of these.
         """
         per_class = [self._assign_class(boxes, labels, index) for index in range(len(self._limits))]
         positives, owners, ignored = (np.concatenate(parts) for parts in zip(*per_class, strict=True))
+        unsure = labels < OTHER
+        if unsure.any():
+            ignored = self._with_unsure(positives, ignored, boxes[unsure], ignored_label(labels[unsure]))
         order = np.argsort(positives)
         positives, owners = positives[order], owners[order]
         return FrameTargets(
@@ -112,6 +116,14 @@ class TargetAssigner:
             directions=direction_bin(boxes[owners, 6], self._model.direction_offset),
             ignored=np.sort(ignored),
         )
+
+    def _with_unsure(
+        self, positives: Indices, ignored: Indices, boxes: npt.NDArray[np.float32], labels: Indices
+    ) -> Indices:
+        """The ignored anchors with those that boxes which are to be ignored would take from the background."""
+        per_class = [self._assign_class(boxes, labels, index) for index in range(len(self._limits))]
+        near = np.concatenate([anchors for taken, _, between in per_class for anchors in (taken, between)])
+        return np.setdiff1d(np.union1d(ignored, near), positives)
 
     def _assign_class(
         self, boxes: npt.NDArray[np.float32], labels: Indices, index: int

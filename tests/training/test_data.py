@@ -184,7 +184,7 @@ def test_sampling_without_a_bank_is_an_error(data: DataConfig) -> None:
         SceneDataset(data, MODEL, AugmentConfig(), seed=0)
 
 
-@pytest.mark.parametrize("sources", [[], [{"root": "x", "weight": 0}], [{"root": "x", "weights": 1}], [{"weight": 1}]])
+@pytest.mark.parametrize("sources", [[{"root": "x", "weight": 0}], [{"root": "x", "weights": 1}], [{"weight": 1}]])
 def test_wrong_sources_are_refused(sources: list[dict[str, object]]) -> None:
     with pytest.raises(ConfigError, match="sources"):
         parse_config({"sources": sources}, DataConfig, "train.yaml")

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("open3d", reason="needs the train extra")
 
 from pd_edge.boxes import points_per_box
+from pd_edge.cli import main
 from pd_edge.config import ModelConfig
 from pd_edge.errors import ConfigError
 from pd_edge.ground import find_ground
@@ -97,7 +98,8 @@ def test_the_cloud_is_written_as_the_profile_says(raised: Path) -> None:
 
 def test_training_scenes_stand_where_the_model_knows_them(raised: Path) -> None:
     source = SourceConfig(root=raised, sensor=str(raised / PROFILE))
-    for scene, plain in zip(FolderScenes(source, MODEL), FolderScenes(SourceConfig(root=raised), MODEL), strict=True):
+    scenes, as_in_kitti = FolderScenes(source, MODEL), FolderScenes(SourceConfig(root=raised), MODEL)
+    for scene, plain in ((scenes[index], as_in_kitti[index]) for index in range(len(scenes))):
         np.testing.assert_allclose(scene.points[:, 2], plain.points[:, 2] + 2.4 - MODEL_HEIGHT, atol=1e-5)
         np.testing.assert_allclose(scene.boxes[:, 2], plain.boxes[:, 2] + 2.4 - MODEL_HEIGHT, atol=1e-5)
         np.testing.assert_array_equal(scene.boxes[:, [0, 1, 3, 4, 5, 6]], plain.boxes[:, [0, 1, 3, 4, 5, 6]])
@@ -135,3 +137,11 @@ def test_a_height_alone_keeps_the_configurations_sensor() -> None:
 def test_what_cannot_be_simulated(sensor: str, height: float | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         configured(None, sensor, height)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", str(tmp_path / "a"), "--frames", "1", "--sensor", "vlp-16", "--mount-height", "2"])
+    assert not ended.value.code
+    assert f"sensor profile: {tmp_path / 'a' / PROFILE}" in capsys.readouterr().out
+    assert load_profile(str(tmp_path / "a" / PROFILE)) == load_profile("vlp-16").model_copy(update={"height": 2.0})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pd_edge.config import GridConfig, ModelConfig
 from pd_edge.decode import anchors, encode_boxes
 from pd_edge.training.config import KITTI_THRESHOLDS
+from pd_edge.training.scene import ignored_label
 from pd_edge.training.targets import FrameTargets, TargetAssigner, batch_targets, nearest_bev_sizes
 
 GRID = GridConfig(x_min=0, x_max=19.2, y_min=-9.6, y_max=9.6)
@@ -122,6 +123,17 @@ def test_class_without_objects_has_no_targets() -> None:
     only_cars = ASSIGNER.assign(np.array([[10, 0, -1, 4, 1.6, 1.5, 0]], np.float32), np.array([0]))
     assert set(found.labels) == {0, 1, 2}
     assert set(only_cars.positives % 6 // 2) == {0}
+
+
+def test_what_is_to_be_ignored_is_no_background_and_no_target() -> None:
+    boxes, labels = random_boxes(3, 6)
+    sure, unsure = ASSIGNER.assign(boxes[:3], labels[:3]), ASSIGNER.assign(boxes[3:], labels[3:])
+    both = ASSIGNER.assign(boxes, np.concatenate([labels[:3], ignored_label(labels[3:])]))
+    np.testing.assert_array_equal(both.positives, sure.positives)
+    np.testing.assert_array_equal(both.residuals, sure.residuals)
+    near = set(sure.ignored) | set(unsure.positives) | set(unsure.ignored)
+    assert set(both.ignored) == near - set(sure.positives)
+    assert len(both.ignored) > len(sure.ignored)
 
 
 def test_nearest_bev_sizes_swap_beyond_45_degrees() -> None:
