@@ -213,4 +213,4 @@ def nearest_beam(points: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     )
     limits = 0.5 * (np.array(ELEVATION_DEGREES[1:]) + np.array(ELEVATION_DEGREES[:-1]))
     elevation = np.where(upper > limits[UPPER_BLOCK - 1], upper, np.minimum(lower, limits[UPPER_BLOCK - 1] - 1e-6))
-    return np.searchsorted(-limits, -elevation).astype(np.int64)
+    return np.asarray(np.searchsorted(-limits, -elevation), np.int64)
