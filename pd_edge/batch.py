@@ -1,7 +1,7 @@
 """Detection over many frames: the one loop behind ``pd-edge detect``, ``eval`` and ``demo``."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +12,11 @@ import numpy.typing as npt
 from pd_edge.boxes import Detections
 from pd_edge.detector import Detector, Timing
 from pd_edge.errors import DataError, EngineError
-from pd_edge.evaluate import MIN_OVERLAP, Evaluation, evaluate
+from pd_edge.evaluate import OVERLAPS, Evaluation, evaluate, overlaps_of
 from pd_edge.files import read_text
 from pd_edge.kitti import Dataset, Frame, Label, crop_to_image, detections_to_labels, open_dataset
+from pd_edge.own_labels import found_labels
+from pd_edge.own_truth import within_reach
 from pd_edge.sectors import Coverage
 from pd_edge.sensors import KITTI, SensorProfile
 
@@ -33,6 +35,8 @@ class FrameResult(NamedTuple):
         labels: The detections as KITTI labels; None without calibration or image size.
         ground_truth: The frame's own labels; None where it has none.
         notes: What had to be changed in the cloud to read it.
+        around: Whether it is of own data, labelled all around; labels are then in the frame of
+            :data:`pd_edge.own_labels.AXES`.
     """
 
     id: str
@@ -43,6 +47,12 @@ class FrameResult(NamedTuple):
     labels: list[Label] | None
     ground_truth: list[Label] | None
     notes: tuple[str, ...]
+    around: bool = False
+
+    @property
+    def judged(self) -> bool:
+        """Whether it counts in average precision: labelled, and seen as its labels are."""
+        return self.ground_truth is not None and self.labels is not None and (self.in_view or self.around)
 
 
 class Failure(NamedTuple):
@@ -82,18 +92,15 @@ class BatchResult:
         return [frame.timing for frame in self.frames]
 
     def evaluated(self) -> list[FrameResult]:
-        """Frames that average precision can be computed on: labelled, calibrated, cut to the camera's view."""
-        return [
-            frame
-            for frame in self.frames
-            if frame.ground_truth is not None and frame.labels is not None and frame.in_view
-        ]
+        """Frames that average precision can be computed on: labelled, calibrated, cut to the camera's view; or own."""
+        return [frame for frame in self.frames if frame.judged]
 
-    def complete_evaluation(self) -> Evaluation:
-        """Average precision over every frame that was asked for.
+    def complete_evaluation(self, min_overlap: Mapping[str, float] | None = None) -> Evaluation:
+        """Average precision over every frame that was asked for; ``min_overlap`` as :meth:`evaluation` takes it.
 
         Raises:
-            DataError: A frame failed, or has no labels or calibration, or no class is one that KITTI evaluates.
+            DataError: A frame failed, or has no labels or calibration.
+            ConfigError: An overlap is wrong, or of no class of the model.
         """
         if self.failures:
             asked = len(self.frames) + len(self.failures)
@@ -101,18 +108,26 @@ class BatchResult:
         left_out = {frame.id for frame in self.frames} - {frame.id for frame in self.evaluated()}
         if left_out:
             raise DataError(f"frame {min(left_out)} has no labels or no calibration; AP needs both for every frame")
-        evaluation = self.evaluation()
+        evaluation = self.evaluation(min_overlap)
         if evaluation is None:
-            raise DataError(f"{self.model} knows {', '.join(self.classes)}; KITTI evaluates {', '.join(MIN_OVERLAP)}")
+            raise DataError("there are no frames to compute AP on; name a split that has some")
         return evaluation
 
-    def evaluation(self) -> Evaluation | None:
-        """KITTI's average precision of the model's classes; None where no frame or no class allows it."""
-        frames = self.evaluated()
-        overlaps = {name: MIN_OVERLAP[name] for name in self.classes if name in MIN_OVERLAP}
-        if not frames or not overlaps:
+    def evaluation(self, min_overlap: Mapping[str, float] | None = None) -> Evaluation | None:
+        """Average precision of the model's classes; None where no frame allows it.
+
+        Args:
+            min_overlap: IoU to exceed, for some of the classes; else KITTI's, and
+                :data:`~pd_edge.evaluate.OTHER_OVERLAP` for classes that KITTI does not know.
+
+        Raises:
+            ConfigError: An overlap is wrong, or of no class of the model.
+        """
+        frames, overlaps = self.evaluated(), overlaps_of(self.classes, min_overlap)
+        if not frames:
             return None
-        return evaluate([f.ground_truth or [] for f in frames], [f.labels or [] for f in frames], overlaps)
+        metrics = [each for each in OVERLAPS if each != "2d" or not any(frame.around for frame in frames)]
+        return evaluate([f.ground_truth or [] for f in frames], [f.labels or [] for f in frames], overlaps, metrics)
 
 
 def detect_batch(
@@ -163,10 +178,12 @@ def detect_frame(detector: Detector, frame: Frame, name: str, *, crop: bool | No
     """
     points, in_view = points_to_use(frame, crop=crop)
     detections, timing = detector.detect_timed(points, f"frame {name}")
-    labels = None
-    if frame.calibration is not None and frame.image_size is not None:
+    labels, truth = None, frame.labels
+    if frame.around:
+        labels, truth = found_labels(detections, detector.classes), within_reach(frame, detector)
+    elif frame.calibration is not None and frame.image_size is not None:
         labels = detections_to_labels(detections, detector.classes, frame.calibration, frame.image_size)
-    return FrameResult(name, len(points), in_view, detections, timing, labels, frame.labels, frame.notes)
+    return FrameResult(name, len(points), in_view, detections, timing, labels, truth, frame.notes, frame.around)
 
 
 def points_to_use(frame: Frame, *, crop: bool | None = None) -> tuple[Cloud, bool]:
@@ -179,7 +196,7 @@ def points_to_use(frame: Frame, *, crop: bool | None = None) -> tuple[Cloud, boo
     wanted = frame.labels is not None and known if crop is None else crop
     if not wanted:
         return frame.points, False
-    if frame.calibration is None:
+    if frame.calibration is None or frame.around:
         raise DataError(f"frame {frame.id}: no calibration to crop it to the camera's view with; leave --crop out")
     return frame.points[crop_to_image(frame.points, frame.calibration, frame.image_size)], True
 

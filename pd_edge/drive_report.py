@@ -17,6 +17,7 @@ from pd_edge.errors import DataError
 from pd_edge.evaluate import Evaluation
 from pd_edge.files import write_bytes
 from pd_edge.kitti import DONT_CARE, Dataset, Frame, boxes_to_lidar, write_labels
+from pd_edge.own_truth import AROUND_NOTE
 from pd_edge.pictures import Extent, Overlay, draw_bird_eye, extent_of
 from pd_edge.report import IN_VIEW_NOTE, ap_table, batch_json, latency_table, write_json
 from pd_edge.sensors import KITTI, Mount, mount_of
@@ -49,7 +50,7 @@ def write_drive_report(
     """Writes everything about a detection run into a folder.
 
     ``report.md`` and ``report.json`` (:func:`pd_edge.report.batch_json` without its frames), ``detections.json``
-    (classes and frames), ``labels/`` (a KITTI label file for each frame with calibration), ``pictures/``,
+    (classes and frames), ``labels/`` (a KITTI label file for each frame of KITTI with calibration), ``pictures/``,
     ``detector.yaml``, the detector's configuration, and ``sensor.yaml``, the sensor profile where there was one.
 
     Args:
@@ -68,7 +69,7 @@ def write_drive_report(
         DataError: A file cannot be written.
         MissingExtraError: Pictures are wanted, but matplotlib is not installed.
     """
-    labelled = [frame for frame in result.frames if frame.labels is not None]
+    labelled = [frame for frame in result.frames if frame.labels is not None and not frame.around]
     _clear_earlier_run(out)
     dump_config(config, out / DETECTOR)  # first, so that what a killed run leaves is known as a run's
     if result.sensor != KITTI:
@@ -115,11 +116,16 @@ def result_tables(result: BatchResult, evaluation: Evaluation | None) -> list[Ta
     tables = []
     if evaluation is not None:
         table = ap_table(evaluation)
-        tables.append(table._replace(notes=(*table.notes, IN_VIEW_NOTE)))
+        tables.append(table._replace(notes=(*table.notes, ap_note(result))))
     if result.frames:
         title = f"Latency of {result.model}, {result.runtime} {result.precision}, {machine()}"
         tables.append(latency_table(result.timings, title))
     return tables
+
+
+def ap_note(result: BatchResult) -> str:
+    """Which points and objects a run's average precision is of."""
+    return AROUND_NOTE if any(frame.around for frame in result.frames) else IN_VIEW_NOTE
 
 
 def notes_on(result: BatchResult) -> list[str]:
@@ -128,7 +134,7 @@ def notes_on(result: BatchResult) -> list[str]:
     changed = [frame for frame in result.frames if frame.notes]
     if changed:
         notes.append(f"{len(changed)} frames changed on reading; {changed[0].id}: {', '.join(changed[0].notes)}")
-    unused = [f for f in result.frames if f.ground_truth is not None and (f.labels is None or not f.in_view)]
+    unused = [frame for frame in result.frames if frame.ground_truth is not None and not frame.judged]
     if unused:
         reason = "no calibration or image size" if unused[0].labels is None else "not cut to the camera's view"
         notes.append(f"{len(unused)} labelled frames without AP; {unused[0].id}: {reason}")

@@ -24,9 +24,12 @@ Recall: TypeAlias = Literal["r40", "r11"]
 Key: TypeAlias = tuple[str, Metric, str, Recall]
 
 MIN_OVERLAP: Mapping[str, float] = {"Car": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5}
+OTHER_OVERLAP = 0.5
+"""Of classes that KITTI does not evaluate."""
 # Orientation similarity comes with the matching of the metric it stands beside.
 _ORIENTATION: Mapping[Metric, Metric] = {"2d": "aos", "bev": "aos_bev", "3d": "aos_3d"}
 _NO_ALPHA = -10.0
+OVERLAPS: tuple[Metric, ...] = tuple(_ORIENTATION)
 _RECALLS: tuple[Recall, Recall] = ("r40", "r11")
 
 
@@ -154,6 +157,7 @@ def evaluate(
     ground_truth: Sequence[Sequence[Label]],
     predictions: Sequence[Sequence[Label]],
     min_overlap: Mapping[str, float] = MIN_OVERLAP,
+    metrics: Sequence[Metric] = OVERLAPS,
 ) -> Evaluation:
     """Computes KITTI's average precision.
 
@@ -165,6 +169,7 @@ def evaluate(
         ground_truth: One list of labels per frame, DontCare regions and neighbouring classes included.
         predictions: One list of labels with scores per frame, in the same order.
         min_overlap: Classes to evaluate, and the IoU, in every metric, above which a detection finds an object.
+        metrics: Which of 2d, bev and 3d; without the first for boxes that no camera saw.
 
     Returns:
         The table; a class without objects has AP 0, objects 0 and ceiling 0.
@@ -179,13 +184,26 @@ def evaluate(
     events: dict[Key, Events] = {
         (name, metric, difficulty.name, recall): match(comparison, Rule(name, metric, overlap, difficulty, recall))
         for name, overlap in min_overlap.items()
-        for metric in _ORIENTATION
+        for metric in metrics
         for difficulty in DIFFICULTIES
         for recall in _RECALLS
     }
     once = np.ones((1, comparison.frames), dtype=np.int64)
     results = [result for key, matched in events.items() for result in _results(key, matched, once, oriented=oriented)]
     return Evaluation(comparison.frames, tuple(results), events)
+
+
+def overlaps_of(classes: Sequence[str], given: Mapping[str, float] | None = None) -> dict[str, float]:
+    """The IoU to exceed by class: as given, else KITTI's, else :data:`OTHER_OVERLAP`.
+
+    Raises:
+        ConfigError: One is given for another class.
+    """
+    given = given or {}
+    unknown = sorted(set(given) - set(classes))
+    if unknown:
+        raise ConfigError(f"min_overlap of {unknown[0]}: no such class; the model knows {', '.join(classes)}")
+    return {name: given.get(name, MIN_OVERLAP.get(name, OTHER_OVERLAP)) for name in classes}
 
 
 def _check_overlaps(min_overlap: Mapping[str, float]) -> None:

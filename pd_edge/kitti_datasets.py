@@ -1,4 +1,4 @@
-"""KITTI's object layout, and which kind of data set a folder is."""
+"""KITTI's object layout, and which kind of data set a folder is: own data, too."""
 
 import re
 from collections import Counter
@@ -13,29 +13,34 @@ from pd_edge.kitti_calibration import Calibration, crop_to_image, read_object_ca
 from pd_edge.kitti_frames import CloudFolder, Dataset, Frame, make_frame, named, read_checked, with_image_size
 from pd_edge.kitti_labels import read_labels
 from pd_edge.kitti_raw import RawDrive
+from pd_edge.own_data import OwnDataset, is_own_layout
 from pd_edge.sensors import KITTI, SensorProfile
 
 _FRAME_ID = re.compile(r"[\w-]+", re.ASCII)
 
 
 def open_dataset(path: Path | str, split: str | Path | None = None, sensor: SensorProfile = KITTI) -> Dataset:
-    """Opens a KITTI object folder, a KITTI raw drive, a folder of clouds or a single cloud.
+    """Opens own data, a KITTI object folder, a KITTI raw drive, a folder of clouds or a single cloud.
 
     Args:
         path: The folder or file.
-        split: Which frames of an object folder; see :class:`ObjectDataset`.
+        split: Which frames of an object folder or of own data; see :class:`ObjectDataset`, :class:`OwnDataset`.
         sensor: How the sensor writes points; frames have them in metres, with intensities of 0..1, in its own frame.
 
     Raises:
         DataError: The path is none of these (what was looked for is named), or a split is given for something else
-            than an object folder.
+            than these two.
+        ConfigError: The settings of own data are wrong.
     """
     path = Path(path)
     if _object_folder(path) is not None:
         return ObjectDataset(path, split, sensor=sensor)
+    if is_own_layout(path):
+        return OwnDataset(path, split, sensor)
     if split is not None:
         raise DataError(
-            f"{path}: split {str(split)!r} asked for, but it is no KITTI object folder; leave the split out"
+            f"{path}: split {str(split)!r} asked for, but it is neither a KITTI object folder nor own "
+            "data (a folder with points); leave the split out"
         )
     if (path / "velodyne_points").is_dir():
         return RawDrive(path, sensor)
@@ -97,6 +102,10 @@ class ObjectDataset:
     def __iter__(self) -> Iterator[Frame]:
         return map(self.frame, range(len(self)))
 
+    def label_file(self, name: str) -> Path:
+        """The labels of a frame, which may be missing."""
+        return self.folder / "label_2" / f"{name}.txt"
+
     def _all_ids(self) -> list[str]:
         folders = ("velodyne", "velodyne_reduced") if self.cloud == "reduced" else ("velodyne",)
         return sorted({file.stem for folder in folders for file in (self.folder / folder).glob("*.bin")})
@@ -109,7 +118,7 @@ class ObjectDataset:
         cloud = self._read_cloud(name, calibration)
         labels = None
         if (self.folder / "label_2").is_dir():
-            labels = read_labels(self.folder / "label_2" / f"{name}.txt")
+            labels = read_labels(self.label_file(name))
         return make_frame(name, cloud, calibration, labels)
 
     def _read_cloud(self, name: str, calibration: Calibration | None) -> CheckedCloud:

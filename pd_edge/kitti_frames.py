@@ -30,6 +30,8 @@ class Frame(NamedTuple):
     """Width and height of the left colour image [px], where known."""
     notes: tuple[str, ...] = ()
     """What :func:`~pd_edge.clouds.check_points` had to change."""
+    around: bool = False
+    """Labelled all around the sensor and without a camera (own data), so that every point and every box counts."""
 
 
 class Dataset(Protocol):
@@ -73,12 +75,13 @@ class CloudFolder:
         path = Path(path)
         self._sensor = sensor
         if not path.exists():
-            raise DataError(f"{path}: does not exist; give a cloud, a folder of clouds, a KITTI folder or a raw drive")
+            raise DataError(f"{path}: does not exist; give a cloud, a folder of clouds, a data set or a raw drive")
         files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(
-                f"{path}: no data set; looked for training/velodyne or training/velodyne_reduced (KITTI object), "
-                f"velodyne_points/data (KITTI raw drive) and files ending in {', '.join(SUFFIXES)}"
+                f"{path}: no data set; looked for points (own data), training/velodyne or "
+                "training/velodyne_reduced (KITTI object), velodyne_points/data (KITTI raw drive) and files ending in "
+                f"{', '.join(SUFFIXES)}"
             )
         self.files = files
         stems = [file.stem for file in files]

@@ -1,4 +1,4 @@
-"""Training data: scenes from KITTI object folders, mixed and augmented, each a function of the seed and its number."""
+"""Training data: scenes from KITTI object folders and own data, augmented, each a function of seed and number."""
 
 import hashlib
 import warnings
@@ -13,7 +13,9 @@ from pd_edge.boxes import Detections
 from pd_edge.config import ModelConfig
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.files import read_bytes
-from pd_edge.kitti import DONT_CARE, Label, ObjectDataset, boxes_to_lidar
+from pd_edge.kitti import DONT_CARE, Frame, Label, ObjectDataset, boxes_to_lidar
+from pd_edge.own_data import SETTINGS, OwnDataset, is_own_layout
+from pd_edge.own_labels import IGNORED
 from pd_edge.sensors import load_profile, mount_of
 from pd_edge.training.augment import augment
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
@@ -50,7 +52,7 @@ class MoreScenes(NamedTuple):
 
 
 class FolderScenes(Dataset[Scene]):
-    """The frames of one KITTI object folder, in order, as they were recorded: also the data to validate on.
+    """The frames of one folder, in order, as they were recorded: also the data to validate on.
 
     Points and boxes are in the model's frame, where the source's sensor profile puts them.
 
@@ -63,8 +65,8 @@ class FolderScenes(Dataset[Scene]):
         cloud: ``reduced`` takes the points that the left colour camera sees, ``full`` all.
 
     Raises:
-        ConfigError: There is no such sensor profile.
-        DataError: The folder is no KITTI object folder or has no frames.
+        ConfigError: There is no such sensor profile, or the settings of own data are wrong.
+        DataError: The folder holds neither own data nor KITTI's objects, or has no frames.
     """
 
     def __init__(self, source: SourceConfig, model: ModelConfig, cloud: Literal["full", "reduced"] = "reduced") -> None:
@@ -73,7 +75,7 @@ class FolderScenes(Dataset[Scene]):
         self._told = False
         profile = load_profile(source.sensor)
         self._mount, self._scaled = mount_of(profile), profile.intensity_max is not None
-        self.frames = ObjectDataset(source.root, source.split, cloud, profile)
+        self.frames = open_source(source, cloud)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -88,7 +90,8 @@ class FolderScenes(Dataset[Scene]):
         self._tell(frame.id, tuple(note for note in frame.notes if not (self._scaled and note.startswith("intensity"))))
         objects = [label for label in frame.labels if label.name != DONT_CARE]
         self._check_sizes(objects, frame.id)
-        labels = np.array([self._label_of.get(label.name, OTHER) for label in objects], dtype=np.int64)
+        known = [OTHER if _ignored(frame, label) else self._label_of.get(label.name, OTHER) for label in objects]
+        labels = np.array(known, dtype=np.int64)
         boxes = boxes_to_lidar(objects, frame.calibration).astype(np.float32)
         boxes = self._mount.inverse.boxes(Detections(boxes, labels, np.ones(len(boxes), np.float32))).boxes
         return Scene(self._mount.points(frame.points), boxes, labels)
@@ -106,6 +109,24 @@ class FolderScenes(Dataset[Scene]):
                     f"{self._root}: frame {frame_id} has a {label.name} of {label.length} x {label.width} x "
                     f"{label.height} m (length, width, height); correct its label, or name it {DONT_CARE}"
                 )
+
+
+def open_source(source: SourceConfig, cloud: Literal["auto", "full", "reduced"] = "auto") -> ObjectDataset | OwnDataset:
+    """The frames of a source; ``cloud`` as :class:`~pd_edge.kitti.ObjectDataset` takes it.
+
+    Raises:
+        DataError: The folder holds neither own data nor KITTI's objects, or has no frames.
+        ConfigError: The settings of own data are wrong.
+    """
+    profile = load_profile(source.sensor)
+    if is_own_layout(source.root):
+        return OwnDataset(source.root, source.split, profile)
+    return ObjectDataset(source.root, source.split, cloud, profile)
+
+
+def _ignored(frame: Frame, label: Label) -> bool:
+    """Whether own data say that an object is not to be learnt."""
+    return frame.around and label.truncation == IGNORED
 
 
 class SceneDataset(Dataset[Scene]):
@@ -266,12 +287,14 @@ def _bank_key(data: DataConfig, model: ModelConfig, augment: AugmentConfig, more
     settings = (_BANK_VERSION, data.cloud, names, augment.bank_min_points, augment.bank_max_objects)
     digest = hashlib.sha256(repr(settings).encode())
     for source in data.sources:
-        frames = ObjectDataset(source.root, source.split, data.cloud)
+        frames = open_source(source, data.cloud)
         digest.update(f"{frames.folder.resolve()}, {len(frames)} frames".encode())
         if source.sensor:
             digest.update(load_profile(source.sensor).model_dump_json().encode())
+        settings = frames.folder / SETTINGS
+        digest.update(read_bytes(settings, "settings") if settings.exists() else b"")
         for name in frames.ids:
-            digest.update(name.encode() + read_bytes(frames.folder / "label_2" / f"{name}.txt", "a KITTI label file"))
+            digest.update(name.encode() + read_bytes(frames.label_file(name), "a label file"))
     for each in more:
         digest.update(each.key.encode())
     return digest.hexdigest()[:16]

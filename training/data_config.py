@@ -10,11 +10,16 @@ from pd_edge.config import Config
 
 
 class SourceConfig(Config):
-    """One KITTI object folder to train on and its share of the training samples."""
+    """One folder to train on and its share of the training samples."""
 
-    root: Path = Field(description="Folder in the KITTI 3D object layout; relative to the working directory.")
-    split: str | None = Field(None, description="Name of a list in ImageSets, or nothing for every frame.")
-    sensor: str = Field("", description="Sensor profile: a shipped one's name or a YAML file; empty as in KITTI.")
+    root: Path = Field(description="Own data, or a KITTI object folder; relative to the working directory.")
+    split: str | None = Field(
+        None, description="Name of a list in splits (KITTI: ImageSets), or nothing for every frame."
+    )
+    sensor: str = Field(
+        "",
+        description="Sensor profile: a shipped one's name or a YAML file; empty as in KITTI, or as own data say.",
+    )
     weight: float = Field(1.0, gt=0, description="Share of the samples, relative to the other sources' weights.")
 
     @model_serializer(mode="wrap")
@@ -32,7 +37,8 @@ class DataConfig(Config):
     sources: tuple[SourceConfig, ...] = Field((), description="Folders to train on, mixed by their weights.")
     cloud: Literal["full", "reduced"] = Field(
         "reduced",
-        description="Points to train on: those the left colour camera sees, as KITTI labels only these, or all.",
+        description="Points of KITTI folders to train on: those the left colour camera sees, as KITTI labels only "
+        "these, or all; of own data always all.",
     )
     min_points: int = Field(1, ge=0, description="Boxes with fewer points are no training targets.")
 

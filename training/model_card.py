@@ -12,6 +12,7 @@ from pd_edge.config import load_config
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.evaluate import Bootstrap, Evaluation, bootstrap
 from pd_edge.files import write_bytes
+from pd_edge.own_data import is_own_layout
 from pd_edge.report import ap_json, ap_table, write_json
 from pd_edge.sensors import KITTI
 from pd_edge.tables import Table, markdown_table
@@ -221,6 +222,8 @@ def _sources(config: TrainConfig) -> list[tuple[str, float]]:
 def describe(source: SourceConfig) -> str:
     """One data source in words: the recipe of a simulated one, the list of frames of another."""
     recipe = source.root / RECIPE
+    if is_own_layout(source.root):
+        return f"own frames of {source.root.name}, {source.split or 'all'}"
     if not recipe.is_file():
         return f"KITTI {source.root.name} frames, {source.split or 'all'}"
     made = load_config(recipe, Recipe)

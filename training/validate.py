@@ -8,10 +8,11 @@ import torch
 from pd_edge.batch import detect_batch
 from pd_edge.config import DetectorConfig, GridConfig
 from pd_edge.detector import Detector
-from pd_edge.kitti import DONT_CARE, Dataset, Frame, ObjectDataset, boxes_to_lidar, dont_care
+from pd_edge.kitti import DONT_CARE, Dataset, Frame, boxes_to_lidar, dont_care
 from pd_edge.pillars import PillarNet
 from pd_edge.runtimes.torch import ModuleRuntime
 from pd_edge.sensors import KITTI, SensorProfile, load_profile, mount_of
+from pd_edge.training.data import open_source
 from pd_edge.training.data_config import SourceConfig
 from pd_edge.training.model import PointPillars
 
@@ -41,7 +42,7 @@ class WithinGrid:
     def frame(self, index: int) -> Frame:
         """The frame with its labels judged by the place of their centre."""
         frame = self._dataset.frame(index)
-        if frame.labels is None or frame.calibration is None:
+        if frame.labels is None or frame.calibration is None or frame.around:  # of own data, each detector judges
             return frame
         solid = [label for label in frame.labels if label.name != DONT_CARE]
         centres = boxes_to_lidar(solid, frame.calibration)[:, :3]
@@ -63,9 +64,9 @@ def validate(model: PointPillars, config: DetectorConfig, source: SourceConfig) 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     runtime = ModuleRuntime(model.to(device).eval())
     profile = load_profile(source.sensor)
-    dataset = WithinGrid(ObjectDataset(source.root, source.split, sensor=profile), config.model.grid, profile)
+    dataset = WithinGrid(open_source(source), config.model.grid, profile)
     network = InMemory("network", config, model.fold_pillar_net())
-    found = detect_batch(Detector(network, runtime, profile.only_mount()), dataset, crop=True)
+    found = detect_batch(Detector(network, runtime, profile.only_mount()), dataset)
     evaluation = found.complete_evaluation()
     return {
         metric: {name: evaluation.result(name, metric, "moderate").ap for name in evaluation.classes}

@@ -20,7 +20,8 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of the network; the runtime's choice if left out.")
 ]
 Split = Annotated[
-    str | None, typer.Option(help="Frames of a KITTI object folder: train, val, or a list file ending in .txt.")
+    str | None,
+    typer.Option(help="Frames of own data or a KITTI folder: train, val, or a list file ending in .txt."),
 ]
 Coverage = Annotated[
     str, typer.Option(help="front: the model's grid; full: all around the sensor, the model on four sectors.")
