@@ -16,6 +16,7 @@ from pd_edge.commands.build import build
 from pd_edge.commands.bundle import bundle
 from pd_edge.commands.card import card
 from pd_edge.commands.compare import compare
+from pd_edge.commands.data import data
 from pd_edge.commands.demo import demo
 from pd_edge.commands.detect import detect
 from pd_edge.commands.distill import distill
@@ -99,6 +100,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(bag)
+app.add_typer(data)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

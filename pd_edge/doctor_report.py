@@ -88,10 +88,7 @@ def examine(
 def lines(report: Report) -> Iterator[str]:
     """The report as lines of text."""
     for each in report.findings:
-        yield f"{'BLOCKS' if each.blocks else 'note  '} {each.name}: {each.measured}"
-        yield f"       expected: {each.expected}"
-        yield f"       so:       {each.meaning}"
-        yield f"       change:   {each.remedy}"
+        yield from finding_lines(each)
     if not report.findings:
         yield f"nothing keeps boxes away in {report.clouds} clouds of {report.source}"
     if report.before is not None and report.after is not None:
@@ -101,6 +98,14 @@ def lines(report: Report) -> Iterator[str]:
         if report.after.boxes < report.before.boxes:
             yield "fewer than before: do not take the profile over unseen; give more clouds, or measure on the vehicle"
         yield f"scores {histogram_line(report.after.histogram)}"
+
+
+def finding_lines(finding: Finding) -> Iterator[str]:
+    """A finding as lines of text."""
+    yield f"{'BLOCKS' if finding.blocks else 'note  '} {finding.name}: {finding.measured}"
+    yield f"       expected: {finding.expected}"
+    yield f"       so:       {finding.meaning}"
+    yield f"       change:   {finding.remedy}"
 
 
 def report_json(report: Report) -> dict[str, Any]:

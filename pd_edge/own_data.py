@@ -42,6 +42,7 @@ class OwnDataset:
         folder: The folder.
         ids: Names of the frames, in order.
         profile: The profile in use.
+        mount: From the clouds' frame to that of the frames.
 
     Raises:
         DataError: There are no clouds, a listed one is missing, two have one name, or the split is unknown.
@@ -55,7 +56,7 @@ class OwnDataset:
         if config.sensor and sensor != KITTI:
             raise DataError(f"{settings}: names the sensor {config.sensor!r}; leave --sensor out, or `sensor` there")
         self.profile = load_profile(_profile_path(config.sensor, self.folder)) if config.sensor else sensor
-        self._mount = mount_of(self.profile if config.sensor else KITTI)
+        self.mount = mount_of(self.profile if config.sensor else KITTI)
         self._classes = config.classes
         self._files = _clouds(self.folder / POINTS)
         self.ids = list(self._files) if split is None else self._listed(split)
@@ -107,10 +108,10 @@ class OwnDataset:
 
     def _read(self, name: str) -> Frame:
         cloud, objects = self.cloud(name), self.objects(name)
-        points = self._mount.points(cloud.points)
+        points = self.mount.points(cloud.points)
         labels = None
         if objects is not None:
-            labels = to_labels(objects._replace(boxes=_placed(objects.boxes, self._mount)), points)
+            labels = to_labels(objects._replace(boxes=placed(objects.boxes, self.mount)), points)
         return Frame(name, points, AXES, labels, None, cloud.notes, around=True)
 
     def _listed(self, split: str | Path) -> list[str]:
@@ -165,7 +166,7 @@ def _profile_path(sensor: str, folder: Path) -> str:
     return sensor if sensor in shipped_profiles() else str(folder / sensor)
 
 
-def _placed(boxes: Boxes, mount: Mount) -> Boxes:
+def placed(boxes: Boxes, mount: Mount) -> Boxes:
     """Boxes (K, 7) of the cloud in the model's frame; those of the model in the cloud's are what a mount gives."""
     if mount.needless:
         return boxes

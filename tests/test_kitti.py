@@ -147,7 +147,7 @@ def test_open_dataset_tells_the_kinds_apart(
     with pytest.raises(DataError, match="does not exist"):
         open_dataset(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"looked for training/velodyne .*velodyne_points/data .*\.bin, \.npy"):
+    with pytest.raises(DataError, match=r"looked for points .*training/velodyne .*velodyne_points/data .*\.bin, \.npy"):
         open_dataset(tmp_path / "empty")
     with pytest.raises(DataError, match="no KITTI raw drive"):
         RawDrive(tmp_path / "empty")

@@ -168,7 +168,7 @@ def test_ignored_objects_are_neither_missed_nor_wrong() -> None:
     cloud = cloud_in(BOXES, [60, 60])
     objects = objects_of(BOXES, ["Car", "Car"], [False, True])
     best_last = Detections(BOXES[::-1].astype(np.float32), np.zeros(2, np.int64), np.array([0.9, 0.8], np.float32))
-    for found in (best_last, Detections(*(each[1:] for each in best_last))):
+    for found in (best_last, best_last.at_least(0.85)):
         labels = found_labels(found, ["Car"])
         evaluation = evaluate([to_labels(objects, cloud)] * 20, [labels] * 20, {"Car": 0.5}, ("3d",))
         assert evaluation.result("Car", "3d", "easy").objects == 20

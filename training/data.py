@@ -291,8 +291,8 @@ def _bank_key(data: DataConfig, model: ModelConfig, augment: AugmentConfig, more
         digest.update(f"{frames.folder.resolve()}, {len(frames)} frames".encode())
         if source.sensor:
             digest.update(load_profile(source.sensor).model_dump_json().encode())
-        settings = frames.folder / SETTINGS
-        digest.update(read_bytes(settings, "settings") if settings.exists() else b"")
+        own = frames.folder / SETTINGS
+        digest.update(read_bytes(own, "settings") if own.exists() else b"")
         for name in frames.ids:
             digest.update(name.encode() + read_bytes(frames.label_file(name), "a label file"))
     for each in more:
