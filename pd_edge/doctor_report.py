@@ -18,7 +18,7 @@ from pd_edge.sensors import SensorProfile
 
 
 class DetectorWanted(NamedTuple):
-    """What :func:`pd_edge.detector.load` takes, and the score that counts; the model's own where None."""
+    """What :func:`pd_edge.detector.load` takes, and the score from which boxes count; 0.3 where None."""
 
     model: str
     runtime: str | None = None
@@ -38,6 +38,7 @@ class Report(NamedTuple):
         changed: Whether it differs from the one in use.
         before: What the detector found with the profile in use; None where it could not be loaded.
         after: The same with the proposed one.
+        enough: Score from which boxes count.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Report(NamedTuple):
     changed: bool
     before: Trial | None
     after: Trial | None
+    enough: float = SHOWN_SCORE
 
 
 def examine(
@@ -76,13 +78,15 @@ def examine(
     if proposed != profile:
         proposed = proposed.model_copy(update={"name": f"measured on {Path(source).name}"})
     before = after = None
+    enough = SHOWN_SCORE if wanted.score is None else wanted.score
     if detector is not None:
-        before = after = try_profile(detector, sample, profile)
+        before = after = try_profile(detector, sample, profile, enough)
         if proposed != profile:
-            after = try_profile(detector, sample, proposed)
-        few = check_scores(after, wanted.score if wanted.score is not None else SHOWN_SCORE)
+            after = try_profile(detector, sample, proposed, enough)
+        few = check_scores(after, enough)
         found += [few] if few is not None else []
-    return Report(source, len(sample.clouds), [*findings, *found], proposed, proposed != profile, before, after)
+    findings += found
+    return Report(source, len(sample.clouds), findings, proposed, proposed != profile, before, after, enough)
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -92,7 +96,7 @@ def lines(report: Report) -> Iterator[str]:
     if not report.findings:
         yield f"nothing keeps boxes away in {report.clouds} clouds of {report.source}"
     if report.before is not None and report.after is not None:
-        yield f"boxes in {report.clouds} clouds (scores {SHOWN_SCORE:g} or more): {_boxes(report.before)}"
+        yield f"boxes in {report.clouds} clouds (scores {report.enough:g} or more): {_boxes(report.before)}"
         if report.changed:
             yield f"with the proposed profile: {_boxes(report.before)} -> {_boxes(report.after)}"
         if report.after.boxes < report.before.boxes:
@@ -137,7 +141,7 @@ def _detector(wanted: DetectorWanted) -> tuple[Detector | None, Finding | None]:
     """The detector; or what is wrong with the model, the engine or its manifest."""
     try:
         detector = load(wanted.model, wanted.runtime, wanted.precision, wanted.threads)
-        detector.set_score_threshold(LEAST)
+        detector.set_score_threshold(LEAST if wanted.score is None else min(LEAST, wanted.score))
     except (EngineError, ConfigError, MissingExtraError) as error:
         return None, Finding(
             "engine",

@@ -22,7 +22,7 @@ class Trial(NamedTuple):
     """What was found in the clouds of a sample.
 
     Attributes:
-        boxes: Detections that score 0.3 or more.
+        boxes: Detections that score enough.
         best: Greatest score; 0 where there is no detection.
         histogram: Detections by score, between :data:`EDGES`.
         refused: Why a cloud was refused; empty where none was.
@@ -34,13 +34,14 @@ class Trial(NamedTuple):
     refused: str = ""
 
 
-def try_profile(detector: Detector, sample: Sample, profile: SensorProfile) -> Trial:
+def try_profile(detector: Detector, sample: Sample, profile: SensorProfile, enough: float = SHOWN_SCORE) -> Trial:
     """Detects in a sample's clouds as a profile has them.
 
     Args:
         detector: Of KITTI's sensor, with a score threshold of :data:`LEAST`.
         sample: The clouds.
         profile: The profile.
+        enough: Score from which a detection counts.
     """
     mount, scores, refused = mount_of(profile), [np.empty(0, np.float32)], ""
     for cloud in sample.clouds:
@@ -49,18 +50,18 @@ def try_profile(detector: Detector, sample: Sample, profile: SensorProfile) -> T
             scores.append(detector.detect(points).scores)
         except DataError as error:  # noqa: PERF203 - each cloud is refused by itself
             refused = str(error)
-    return _trial(np.concatenate(scores), refused)
+    return _trial(np.concatenate(scores), refused, enough)
 
 
-def _trial(scores: npt.NDArray[np.float32], refused: str) -> Trial:
+def _trial(scores: npt.NDArray[np.float32], refused: str, enough: float) -> Trial:
     counts, _ = np.histogram(scores, EDGES)
-    boxes = int(np.count_nonzero(scores >= SHOWN_SCORE))
+    boxes = int(np.count_nonzero(scores >= enough))
     return Trial(boxes, float(scores.max(initial=0.0)), tuple(map(int, counts)), refused)
 
 
 def check_scores(trial: Trial, threshold: float) -> Finding | None:
     """Clouds in which nothing scores enough, once all else that was found is mended."""
-    if trial.best >= max(threshold, SHOWN_SCORE):
+    if trial.best >= threshold:
         return None
     if trial.refused:
         return Finding(
@@ -76,7 +77,7 @@ def check_scores(trial: Trial, threshold: float) -> Finding | None:
     return Finding(
         "scores",
         f"the best of all boxes scores {trial.best:.2f}" if low else f"no box scores {LEAST:g}",
-        f"{max(threshold, SHOWN_SCORE):g} or more where there is an object",
+        f"{threshold:g} or more where there is an object",
         "there may be no object in these clouds; else the sensor is unlike those that the model was trained for",
         f"command: --score {max(LEAST, np.floor(20 * trial.best) / 20):g}" if low else "a model trained for the sensor",
         blocks=not low,

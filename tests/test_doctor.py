@@ -182,6 +182,10 @@ def test_a_model_that_was_trained_with_its_ground_elsewhere_is_told() -> None:
 def test_scores() -> None:
     none, low, good = (Trial(n, best, (0,) * 6) for n, best in ((0, 0.0), (0, 0.22), (3, 0.8)))
     assert check_scores(good, 0.3) is None
+    assert check_scores(low, 0.2) is None
+    strict = check_scores(good, 0.9)
+    assert strict is not None
+    assert (strict.expected, strict.blocks) == ("0.9 or more where there is an object", False)
     quiet, silent = check_scores(low, 0.3), check_scores(none, 0.3)
     assert quiet is not None
     assert silent is not None
@@ -234,6 +238,10 @@ def test_from_wrong_input_over_a_profile_to_boxes(
     assert not found.findings
     assert found.before is not None
     assert found.before.boxes == data["after"]["boxes"]
+    strict = examine(str(scan), mended, DetectorWanted("pointpillars-16x", threads=1, score=found.before.best))
+    assert strict.before is not None
+    assert strict.before.boxes == 1
+    assert any("boxes in 1 clouds (scores 0." in line for line in lines(strict))
     assert next(lines(found)).startswith("nothing keeps boxes away in 1 clouds")
 
 

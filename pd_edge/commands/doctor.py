@@ -38,7 +38,7 @@ def doctor(
 
     Compares clouds with what models know (fields, frame, unit, axes, height and tilt above the ground, intensity,
     range, density) and says what to change, line by line. The model detects in the clouds as they are and as the
-    proposed profile has them; boxes that score 0.3 or more count.
+    proposed profile has them; boxes that score 0.3 or more count, or --score.
 
     Exit code 1: something keeps boxes away; 0: nothing does, though there may be notes.
 
