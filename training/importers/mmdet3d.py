@@ -96,17 +96,18 @@ def _describe(found: MmdetConfig, checkpoint: ForeignCheckpoint, source: str) ->
 
 
 def _has_old_axes(generator: AnchorGenerator, checkpoint: ForeignCheckpoint, source: str) -> bool:
-    """Whether boxes are those of before 1.0: an anchor at yaw 0 is then longer along y."""
+    """Whether boxes are those of before 1.0: an anchor at yaw 0 is then longer along y; for squares the version."""
     across = any(size[1] > size[0] for size in generator.sizes)
     along = any(size[0] > size[1] for size in generator.sizes)
     version = str(checkpoint.meta.get("mmdet3d_version", "1" if "mmengine_version" in checkpoint.meta else ""))
     told = version.startswith("0.") if version else None
-    if across == along or (told is not None and told != across):
+    told = told if across == along else across if told in (None, across) else None
+    if told is None or (across and along):
         raise ConfigError(
             f"{source}: anchor sizes {generator.sizes} of version {version or 'unknown'} leave open whether length or "
             "width comes first (1.0 turned them); give the configuration that the checkpoint was trained with"
         )
-    return across
+    return told
 
 
 def _classes(found: MmdetConfig, checkpoint: ForeignCheckpoint, source: str, *, old: bool) -> tuple[AnchorClass, ...]:

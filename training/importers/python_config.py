@@ -11,6 +11,8 @@ from pd_edge.files import read_text
 
 Names = dict[str, Any]
 BASE, DELETE = "_base_", "_delete_"
+MOST_ITEMS = 10_000
+"""Of a text or list that is computed: a checkpoint's configuration may be anybody's, and meant to fill the memory."""
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -104,10 +106,19 @@ def _evaluate(node: ast.expr, names: Names) -> Any:
         case ast.UnaryOp(op=ast.USub()):
             found = -_evaluate(node.operand, names)
         case ast.BinOp() if type(node.op) in _OPERATORS:
-            found = _OPERATORS[type(node.op)](_evaluate(node.left, names), _evaluate(node.right, names))
+            found = _computed(node.op, _evaluate(node.left, names), _evaluate(node.right, names))
         case _:
             raise TypeError(ast.unparse(node))
     return found
+
+
+def _computed(operation: ast.operator, left: Any, right: Any) -> Any:
+    """A sum, difference, product or quotient; TypeError for a text or list that would be too long."""
+    lengths = [len(each) for each in (left, right) if isinstance(each, str | list | tuple)]
+    times = [each for each in (left, right) if isinstance(each, int)]
+    if sum(lengths) * max([1, *times]) > MOST_ITEMS:
+        raise TypeError(f"more than {MOST_ITEMS} items")
+    return _OPERATORS[type(operation)](left, right)
 
 
 def _merge(base: Names, child: Names) -> Names:

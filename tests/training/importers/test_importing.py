@@ -232,6 +232,17 @@ def test_intensities_of_another_scale_come_along(tmp_path: Path) -> None:
         import_model(*wanted, intensity_max=0)
 
 
+@pytest.mark.parametrize(("name", "old"), [("mmdet3d", False), ("mmdet3d 0.17", True)])
+def test_of_square_anchors_the_version_tells_the_axes(name: str, old: bool, tmp_path: Path) -> None:
+    case = CASES[name]
+    squares = {"model.bbox_head.anchor_generator.sizes": [[0.6, 0.6, 1.7], [0.8, 0.8, 1.7]]}
+    told = case._replace(meta=case.meta or {"mmdet3d_version": "1.4.0"})
+    imported = run_import(told, tmp_path, changes=squares)
+    assert any("were converted" in note for note in imported.notes) == old
+    with pytest.raises(ConfigError, match="version unknown leave open"):
+        run_import(case._replace(meta={}), tmp_path, changes=squares)
+
+
 def test_a_configuration_is_completed_from_the_file_it_is_based_on(tmp_path: Path) -> None:
     data, checkpoint = pcdet_config(), tmp_path / "random.pth"
     torch.save({"model_state": random_state(PCDET, 10)}, checkpoint)

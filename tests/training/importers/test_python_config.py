@@ -27,6 +27,14 @@ def test_an_expression_is_not_run_and_hinders_nobody(tmp_path: Path) -> None:
     assert not (tmp_path / "trace").exists()
 
 
+def test_what_would_fill_the_memory_is_not_computed() -> None:
+    found = parse_python_config(
+        "a = [0] * 99999999999\nb = 99999999999 * 'text'\nc = [1, 2] * 3\nd = 9999 * 9999\n", "text"
+    )
+    assert [type(found[name]) for name in "ab"] == [Unreadable, Unreadable]
+    assert (found["c"], found["d"]) == ([1, 2, 1, 2, 1, 2], 9999 * 9999)
+
+
 def test_files_it_is_based_on_are_merged(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "model.py").write_text("model = dict(head=dict(type='A', size=1), neck=dict(type='N', k=3))\n")
