@@ -87,7 +87,7 @@ def test_boxes_of_a_tilted_sensor_are_read_as_the_detector_gives_them(roll: floa
     mount = mount_of(SensorProfile(name="tilted", height=2, roll=roll, pitch=pitch, yaw=30))
     objects = some_objects()
     found = objects_of(sent(placed_detections(detection_array(KINDS, HEAD, objects), mount.pose_of_boxes), DETECTIONS))
-    expected = mount.boxes(Detections(objects.boxes, np.zeros(2, np.int64), objects.scores))
+    expected = mount.boxes(Detections(objects.boxes.astype(np.float32), np.zeros(2, np.int64), objects.scores))
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-5)
 
 
