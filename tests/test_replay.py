@@ -151,6 +151,30 @@ def test_a_bag_of_a_tilted_sensor_is_evaluated(
     assert np.median(distance) < 0.05
 
 
+def test_boxes_of_a_bag_with_swapped_axes_lie_on_its_points(
+    bag: Path, detector: Detector, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    """As they were written, for whoever reads both from the result; and level in the viewer, which mends the points."""
+    from pd_edge.view.bag_source import bag_moments, read_recorded
+    from pd_edge.view.sources import Choice
+
+    def swapped(_: int, message: Any) -> Any:
+        points = points_of(message).points[:, [1, 0, 2, 3]]
+        return dataclasses.replace(message, data=np.ascontiguousarray(points).reshape(-1).view(np.uint8))
+
+    profile = SensorProfile(name="swapped", height=MODEL_HEIGHT, axes=("y", "x", "z"))
+    mended = load(str(tiny_bundle.folder), "onnxruntime", sensor=profile)
+    out = tmp_path / "out.mcap"
+    replay(changed(bag, tmp_path / "swapped.mcap", swapped), mended, out, clouds=True)
+    with BagReader(bag) as source, BagReader(out) as found:
+        plain = detector.detect(points_of(source.message(next(iter(source.records([CLOUDS]))))).points).boxes
+        boxes = objects_of(found.message(next(iter(found.records([DETECTIONS]))))).boxes
+    np.testing.assert_allclose(boxes[:, :6], plain[:, [1, 0, 2, 3, 4, 5]], atol=1e-5)
+    np.testing.assert_allclose(np.exp(1j * boxes[:, 6]), np.exp(1j * (np.pi / 2 - plain[:, 6])), atol=1e-5)
+    moment = next(bag_moments(out, read_recorded(out), None, profile, Choice(), on_error=pytest.fail))
+    np.testing.assert_allclose(moment.found.boxes[:, :6], plain[:, :6], atol=1e-5)
+
+
 def test_clouds_are_copied_where_asked_for(bag: Path, detector: Detector, tmp_path: Path) -> None:
     replay(bag, detector, tmp_path / "out", clouds=True, compression="zstd")
     with BagReader(bag) as source, BagReader(tmp_path / "out") as found:
