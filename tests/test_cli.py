@@ -32,6 +32,7 @@ from pd_edge.kitti import (
     write_object_frame,
     write_split,
 )
+from pd_edge.own_labels import objects_of, write_objects
 from pd_edge.pictures import Extent
 from pd_edge.sensors import load_profile
 
@@ -255,7 +256,8 @@ def test_detect_and_eval_take_a_sensor(
     assert run("bench", "--model", tiny_bundle.folder, "--sensor", "vlp-16").code == 2
     outcome = run("eval", kitti, "--model", tiny_bundle.folder, "--sensor", "nothing")
     assert "no profile 'nothing'; shipped are hdl-64e" in outcome.err
-    assert run("eval", "--bag", "x.mcap", "--sensor", "vlp-16").code == 2
+    for option in (("--sensor", "vlp-16"), ("--coverage", "full")):
+        assert run("eval", "--bag", "x.mcap", *option).code == 2
 
 
 def test_detect_goes_past_bad_frames_and_leaves_everything(
@@ -388,6 +390,23 @@ def test_what_a_turned_sensor_sees_is_drawn_and_its_profile_kept(
     assert load_profile(str(tmp_path / "out" / "sensor.yaml")).intensity_max == 255
     run(*arguments)
     assert not (tmp_path / "out" / "sensor.yaml").exists()
+
+
+def test_eval_judges_own_data_all_around(
+    run: CommandLine, tiny_bundle: Bundle, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    """A car ahead and one behind, of which the front reaches the first alone."""
+    both = np.array([[3.5, 0, -1, 4, 2, 3.5, 0], [-3.5, 0, -1, 4, 2, 3.5, 0]])
+    (tmp_path / "points").mkdir()
+    write_cloud(
+        tmp_path / "points" / "a.npy", np.concatenate([tiny_cloud, tiny_cloud * np.array([-1, -1, 1, 1], np.float32)])
+    )
+    write_objects(tmp_path / "labels" / "a.json", objects_of(both, ["Car", "Car"]))
+    for coverage, objects in (("front", 1), ("full", 2)):
+        outcome = run("eval", tmp_path, "--model", tiny_bundle.folder, "--json", "-", "--coverage", coverage)
+        assert outcome.code == 0, outcome.err
+        results = [each for each in json.loads(outcome.out)["results"] if each["class_name"] == "Car"]
+        assert {each["objects"] for each in results if each["difficulty"] == "hard"} == {objects}
 
 
 def test_a_coverage_that_cannot_be_is_refused(run: CommandLine, tiny_bundle: Bundle, kitti: Path) -> None:

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pd_edge.commands.options import DEFAULT_MODEL, JsonFile, Model, Precision, Runtime, Sensor, Split, Threads
+from pd_edge.commands.options import (
+    DEFAULT_MODEL,
+    Coverage,
+    JsonFile,
+    Model,
+    Precision,
+    Runtime,
+    Sensor,
+    Split,
+    Threads,
+)
 
 if TYPE_CHECKING:
     from pd_edge.detector import Detector
@@ -35,6 +45,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures.")] = None,
     split: Split = None,
     sensor: Sensor = "",
+    coverage: Coverage = "front",
     model: Model = DEFAULT_MODEL,
     runtime: Runtime = None,
     precision: Precision = None,
@@ -66,7 +77,7 @@ def evaluate(
     \b
     Examples:
       pd-edge eval kitti/object --split val --model pointpillars-4x --bootstrap 1000
-      pd-edge eval my-data --split val --model models/mine --min-overlap Truck=0.7
+      pd-edge eval my-data --split val --model models/mine --min-overlap Truck=0.7 --coverage full
       pd-edge eval --predictions found/labels --labels kitti/object/training/label_2 --split val
       pd-edge eval --bag detections.mcap
       pd-edge eval --bag live.mcap --kitti 2011_09_26/2011_09_26_drive_0005_sync --pictures 4 --out pictures
@@ -77,15 +88,17 @@ def evaluate(
         raise typer.BadParameter("--topic, --kitti and --pictures belong to --bag; `pd-edge detect` draws a data set")
     if (pictures > 0) != (out is not None):
         raise typer.BadParameter("--pictures N and --out DIR go together")
-    if dataset is None and sensor:
+    if dataset is None and (sensor or coverage != "front"):
         raise typer.BadParameter(
-            "belongs to DATASET; what is recorded was detected with a sensor", param_hint="--sensor"
+            "belong to DATASET; what is recorded was detected with a sensor and a coverage",
+            param_hint="--sensor and --coverage",
         )
     from pd_edge.commands.shared import STANDARD_OUTPUT, load_detector, present
     from pd_edge.evaluate import MIN_OVERLAP
     from pd_edge.evaluate import bootstrap as draw
     from pd_edge.kitti import open_dataset
     from pd_edge.report import ap_json, ap_table
+    from pd_edge.sectors import coverage_named
     from pd_edge.sensors import load_profile
     from pd_edge.terminal import busy, say
 
@@ -94,7 +107,7 @@ def evaluate(
     if dataset is not None:
         profile = load_profile(sensor)
         frames = open_dataset(dataset, split, profile)
-        detector = load_detector(model, runtime, precision, threads, None, profile)
+        detector = load_detector(model, runtime, precision, threads, None, profile, coverage_named(coverage))
         evaluation, notes = _evaluate_model(detector, frames, overlaps)
     elif bag is not None:
         evaluation, notes, drawn = _evaluate_bag(bag, topic, kitti, pictures, out, {**MIN_OVERLAP, **overlaps})

@@ -127,7 +127,7 @@ def _moment(message: Any, recorded: Recorded, find: Find | None, profile: Sensor
     if len(points):
         cloud = corrected(points, f"cloud at {time} ns", profile)
         points, notes = cloud.points, cloud.notes
-    to_level = np.linalg.inv(mount.to_written)
+    to_level: Matrix = np.linalg.inv(mount.to_written).astype(np.float64)
     truth = _recorded_at(recorded.truth, time, frame_id, recorded.transforms, to_level)
     if find is not None:
         found: Objects | None = find(points, str(time))
