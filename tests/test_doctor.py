@@ -269,6 +269,8 @@ def test_clouds_are_spread_over_a_folder(tmp_path: Path, simulated: Cloud) -> No
         write_cloud(tmp_path / "training" / "velodyne" / f"{number:06d}.bin", simulated[: 100 + number])
     sample = sample_of(tmp_path, KITTI, 3)
     assert [len(each) for each in sample.clouds] == [100, 102, 104]
+    write_cloud(tmp_path / "own" / "points" / "first.npy", simulated[:50])
+    assert [len(each) for each in sample_of(tmp_path / "own", KITTI, 3).clouds] == [50]
     broken = simulated[:100].copy()
     broken[:40, 0] = np.nan
     broken[40:60, :3] = 0

@@ -63,7 +63,7 @@ def detect(
     hold all from the model's own threshold on, 0.1, at most 50 in a frame.
 
     With --coverage full, objects are found all around the sensor. KITTI labels nothing but what its camera sees, so
-    that there is no AP of such a run.
+    that there is no AP of its frames then; of own data there is.
 
     A frame that cannot be used is passed over and counted; the exit code is 1 only where no frame could be used.
 
