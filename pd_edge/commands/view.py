@@ -136,7 +136,7 @@ def _show(target: Path | None, prepared: "Prepared", points: int | None) -> "Wri
     with counting("scans") as advance:
 
         def shown(done: int) -> None:
-            advance(done, max(done, prepared.count))
+            advance(done, max(done, prepared.expected))
 
         if target is None or target.suffix == SUFFIX:
             return log_rerun(target, prepared.scene, prepared.moments, advance=shown)

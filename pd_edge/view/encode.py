@@ -25,12 +25,12 @@ class Packed(NamedTuple):
     Attributes:
         data: zlib stream of, for x, y and z, the low and then the high bytes of the folded differences of int16 steps
             (0, -1, 1, -2 as 0, 1, 2, 3), then the intensities as uint8.
-        count: Number of points.
+        number: Of points.
         step: What one step is [m].
     """
 
     data: bytes
-    count: int
+    number: int
     step: float
 
 
@@ -59,9 +59,9 @@ def unpack(packed: Packed) -> Cloud:
         raw = np.frombuffer(zlib.decompress(packed.data), np.uint8)
     except zlib.error as error:
         raise DataError(f"packed points: {error}; expected a zlib stream") from error
-    if len(raw) != _BYTES * packed.count:
-        raise DataError(f"packed points: {len(raw)} bytes for {packed.count} points; expected {_BYTES} a point")
-    planes = raw.reshape(_BYTES, packed.count).astype(np.uint16)
+    if len(raw) != _BYTES * packed.number:
+        raise DataError(f"packed points: {len(raw)} bytes for {packed.number} points; expected {_BYTES} a point")
+    planes = raw.reshape(_BYTES, packed.number).astype(np.uint16)
     folded = (planes[0:6:2] | (planes[1:6:2] << 8)).T
     differences = (folded >> 1).view(np.int16) ^ -(folded & 1).view(np.int16)
     steps: npt.NDArray[np.int16] = np.add.accumulate(differences, axis=0, dtype=np.int16)

@@ -67,7 +67,7 @@ def write_html(
         known = known_of(moment)
         shown = _shown(moment, most_points)
         packed = pack(shown)
-        scene.add(moment, known, packed.count, packed.step)
+        scene.add(moment, known, packed.number, packed.step)
         text = base64.b64encode(packed.data).decode()
         blocks.append(f'<script type="application/octet-stream" id="points-{len(blocks)}">{text}</script>')
         if advance is not None:

@@ -94,7 +94,7 @@ def leveled(found: Posed, matrix: Matrix) -> Objects:
 
 def at_least(objects: Objects, score: float) -> Objects:
     """Those that score as much or more."""
-    keep = np.flatnonzero(np.asarray(objects.scores) >= score)
+    keep = np.flatnonzero(np.asarray(objects.scores) >= score).tolist()
     return Objects(objects.boxes[keep], [objects.names[place] for place in keep], objects.scores[keep])
 
 

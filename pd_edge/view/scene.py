@@ -64,7 +64,8 @@ def _overlaps(found: Objects, truth: Objects | None) -> npt.NDArray[np.float64] 
     same = np.array([[a == b for b in truth.names] for a in found.names], bool).reshape(
         len(found.names), len(truth.names)
     )
-    return np.where(same, iou_3d(found.boxes, truth.boxes), 0.0).max(axis=1, initial=0.0)
+    overlaps = np.where(same, iou_3d(found.boxes, truth.boxes), 0.0)
+    return np.asarray(overlaps.max(axis=1, initial=0.0), np.float64)
 
 
 class Scene:

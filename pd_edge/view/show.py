@@ -1,6 +1,6 @@
 """From what was asked for to what is to be shown: opens the input and decides where boxes come from."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,14 +56,14 @@ class Prepared(NamedTuple):
         scene: Still without scans.
         moments: The scans; they are read, and detection goes on, as they are taken. Raises DataError where none can be
             used.
-        count: How many there will be at most; 0 where that is not known.
+        expected: How many there will be at most; 0 where that is not known.
         whence: Where the boxes come from, in words.
         failures: Why scans were passed over; it grows.
     """
 
     scene: Scene
     moments: Iterator[Moment]
-    count: int
+    expected: int
     whence: str
     failures: list[str]
 
@@ -129,8 +129,9 @@ def _run(request: Request) -> _Boxes:
         return _Boxes(nothing, "")
     detector = request.load(request.model or request.usual_model)
     runtime = detector.runtime
-    whence = f"of {detector.name} ({runtime.name} {runtime.precision})"
-    volume = Volume(detector.config.model.grid, detector.coverage == "full")
+    around = detector.coverage == "full"
+    whence = f"of {detector.name} ({runtime.name} {runtime.precision}{', all around' if around else ''})"
+    volume = Volume(detector.config.model.grid, around)
     return _Boxes(by_detector(detector), whence, detector.classes, volume)
 
 
@@ -159,7 +160,7 @@ def _some(moments: Iterator[Moment], title: str, failures: list[str]) -> Iterato
         raise DataError(f"{title}: no scan could be used{why}")
 
 
-def _refuse(request: Request, options: "dict[str, object]", why: str) -> None:
+def _refuse(request: Request, options: Mapping[str, object], why: str) -> None:
     """Raises DataError where an option was given that would do nothing."""
     given = [name for name, value in options.items() if value is not None]
     if given:

@@ -27,7 +27,7 @@ def boxes(shift: float = 0.0) -> npt.NDArray[np.float64]:
         [22, -6, -1, 4, 1.7, 1.5, 3],
         [16, 6, -1, 1.8, 0.6, 1.7, 0],
     ]
-    return np.array(rows) + np.array([shift, 0, 0, 0, 0, 0, 0])
+    return np.asarray(rows, np.float64) + np.array([shift, 0, 0, 0, 0, 0, 0], np.float64)
 
 
 def moments(count: int = 4) -> list[Moment]:

@@ -39,7 +39,7 @@ def test_a_scan_in_the_sensor_s_order_takes_less_than_four_bytes_a_point() -> No
 def test_bytes_of_something_else_are_refused() -> None:
     packed = pack(np.ones((5, 4), np.float32))
     with pytest.raises(DataError, match="35 bytes for 6 points"):
-        unpack(packed._replace(count=6))
+        unpack(packed._replace(number=6))
     with pytest.raises(DataError, match="expected a zlib stream"):
         unpack(packed._replace(data=b"no"))
 

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +74,8 @@ class Runner:
         assert not exit_.value.code
 
     @property
-    def frames(self) -> list[dict[str, list[list[float]]]]:
-        frames: list[dict[str, list[list[float]]]] = scene_of(self.page)["frames"]
+    def frames(self) -> list[dict[str, Any]]:
+        frames: list[dict[str, Any]] = scene_of(self.page)["frames"]
         return frames
 
 
@@ -198,14 +198,14 @@ def test_a_bag_s_recorded_boxes_are_shown(
         np.testing.assert_allclose(frame["truth"][0][2:9], other["truth"][0][2:9], atol=2e-3)
     run(bag, "--model", tiny_bundle.folder, "--frames", 1)
     assert len(run.frames[0]["found"]) == len(expected[0]["found"])
-    for arguments, text in (
+    for wrong, text in (
         ([replayed, "--precision", "bf16"], "its boxes are recorded; --model NAME runs one; leave --precision out"),
         ([replayed, "--split", "val"], "it is a bag; leave --split out"),
         ([replayed, drive], "a bag is shown by itself"),
         ([replayed, "--boxes-topic", "/tracks"], "no Detection3DArray on /tracks; there is /detections"),
         ([bag, "--no-detect", "--topic", "/front"], "no PointCloud2 on /front"),
     ):
-        code, error = fails(capsys, *arguments)
+        code, error = fails(capsys, *wrong)
         assert code == 1
         assert text in error
 
