@@ -17,7 +17,7 @@ FOLDERS = (
     *("training/velodyne_reduced", "training/velodyne", "testing/velodyne", "velodyne_reduced", "velodyne"),
     *("velodyne_points/data", "points"),
 )
-"""Where KITTI's layouts, and that of own data, keep clouds."""
+"""Where KITTI's layouts and own data keep clouds."""
 
 
 def sample_of(source: Path, profile: SensorProfile, most: int, topic: str | None = None) -> Sample:

@@ -73,10 +73,8 @@ def as_metres_up(each: Object, by: float) -> None:
 def test_clean_data_pass(folder: Path) -> None:
     report = check_data(folder, WANTED)
     assert names(report) == []
-    assert report.objects == [
-        ("Car", 20, 0, 0, pytest.approx(120, abs=20)),
-        ("Truck", 4, 0, 0, pytest.approx(120, abs=20)),
-    ]
+    assert [row[:4] for row in report.objects] == [("Car", 20, 0, 0), ("Truck", 4, 0, 0)]
+    assert all(100 < points < 150 for *_, points in report.objects)
     assert report.classes == [each.model_copy(update={"anchor_z": round(each.anchor_z, 2)}) for each in CLASSES]
     assert "    - {name: Truck, anchor_size: [8, 2.5, 3], anchor_z: -0.23}" in list(lines(report))
 
@@ -155,7 +153,7 @@ def test_a_profile_moves_boxes_into_the_grid(folder: Path) -> None:
     (folder / "high.yaml").write_text(f"name: high\nheight: {-GROUND - 1}\n")
     for file in (folder / "points").iterdir():
         cloud = np.fromfile(file, np.float32).reshape(-1, 4)
-        (cloud + np.float32([0, 0, 1, 0])).tofile(file)
+        (cloud + np.array([0, 0, 1, 0], np.float32)).tofile(file)
     spoil(folder, lambda each: as_metres_up(each, 1))
     assert "height" in names(check_data(folder, WANTED))
     (folder / "dataset.yaml").write_text("sensor: high.yaml\n")
