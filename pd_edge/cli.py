@@ -37,6 +37,7 @@ from pd_edge.errors import MissingExtraError, PdEdgeError
 EXTRAS = {
     "matplotlib": "viz",
     "mcap": "bags",
+    "nuscenes": "nuscenes",
     "onnx": "train",
     "onnxruntime": "onnxruntime",
     "open3d": "train",
