@@ -18,8 +18,8 @@ def simulate(
     sensor: Annotated[
         str | None,
         typer.Option(
-            help="hdl-64e, vlp-16, vlp-32c, xt32, pandar64, os1-64, os1-128 or mid-360; CONFIG's, else hdl-64e as in "
-            "KITTI, if left out."
+            help="hdl-64e, vlp-16, vlp-32c, xt32, pandar64, os1-64, os1-128 or mid-360, in place of all that CONFIG "
+            "says of its sensor; CONFIG's, else hdl-64e as in KITTI, if left out."
         ),
     ] = None,
     mount_height: Annotated[

@@ -145,3 +145,10 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not ended.value.code
     assert f"sensor profile: {tmp_path / 'a' / PROFILE}" in capsys.readouterr().out
     assert load_profile(str(tmp_path / "a" / PROFILE)) == load_profile("vlp-16").model_copy(update={"height": 2.0})
+
+
+def test_a_weave_has_no_columns() -> None:
+    config = SensorConfig.model_validate({"model": "mid-360"})
+    assert SensorConfig.model_validate(config.model_dump()) == config
+    with pytest.raises(ValueError, match="the mid-360 has no columns"):
+        SensorConfig.model_validate({"model": "mid-360", "azimuth_step": 0.3})

@@ -15,6 +15,10 @@ from pd_edge.training.sim.beams import BEAMS, HDL64E, INTENSITY_OFFSET, Weave, b
 FloatArray = npt.NDArray[np.float64]
 
 
+_STEP = 0.1733
+"""Azimuth step of KITTI's sensor [degrees]."""
+
+
 class SensorConfig(Config):
     """How the simulated sensor scans and errs. What is left out is as it is of the sensor that ``model`` names."""
 
@@ -22,7 +26,7 @@ class SensorConfig(Config):
     height: float = Field(
         MODEL_HEIGHT, gt=0, le=10, description="Of the sensor above a level road, about [m]; left out, its profile's."
     )
-    azimuth_step: float = Field(0.1733, gt=0, description="Angle between neighbouring columns [degrees].")
+    azimuth_step: float = Field(_STEP, gt=0, description="Angle between neighbouring columns [degrees].")
     elevation_jitter: float = Field(0.03, ge=0, description="Standard deviation of a beam's angle per frame [degrees].")
     range_min: float = Field(0.9, ge=0, description="Nearer hits give no point [m].")
     range_max: float = Field(80.0, gt=0, description="Farther hits give no point [m].")
@@ -47,6 +51,8 @@ class SensorConfig(Config):
         if not isinstance(data, dict) or data.get("model", HDL64E) == HDL64E:
             return data
         try:
+            if beams_of(data["model"]).weave is not None and data.get("azimuth_step", _STEP) != _STEP:
+                raise ValueError(f"azimuth_step: the {data['model']} has no columns; leave it out")
             return {**beams_of(data["model"]).settings, "height": _own_profile(data["model"]).height, **data}
         except ConfigError as error:
             raise ValueError(str(error)) from error
