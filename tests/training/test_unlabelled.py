@@ -22,6 +22,8 @@ from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import AugmentConfig
 from pd_edge.training.distillation import DistillConfig, distil, read_config
 from pd_edge.training.model import PointPillars
+from pd_edge.training.model_card import licence_of
+from pd_edge.training.provenance import shared
 from pd_edge.training.scene import Scene, ignored_label, keep_targets
 from pd_edge.training.unlabelled import PseudoScenes, agreed, clouds_of, describe_scenes, pseudo_scenes
 from pd_edge.training.unlabelled_config import UnlabelledConfig, UnlabelledSource
@@ -209,6 +211,16 @@ def test_a_run_without_a_label(
     wanted = {("UnlabelledConfig", name) for name in UnlabelledConfig.model_fields}
     wanted |= {("UnlabelledSource", name) for name in UnlabelledSource.model_fields}
     assert not wanted - fields_read
+
+
+def test_a_model_tells_what_it_learnt_from_and_no_folders(config: DistillConfig) -> None:
+    told = shared(config)
+    assert isinstance(told, DistillConfig)
+    assert told.unlabelled is not None
+    assert config.unlabelled is not None
+    (source,) = told.unlabelled.sources
+    assert (source.path, source.sensor) == (Path(config.unlabelled.sources[0].path.name), "mine.yaml")
+    assert licence_of(config) != "Apache-2.0"
 
 
 def test_one_seed_gives_one_student(config: DistillConfig, tmp_path: Path) -> None:
