@@ -64,7 +64,11 @@ def root(tmp_path: Path) -> Path:
         points = [[-left, ahead, up, 255.0 - number, 7], [0.1, 0.2, 0, 9, 1]]
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         np.array(points, "<f4").tofile(root / name)
-        record: dict[str, Any] = {"token": f"d{number}", "sample_token": f"k{number // 2}", "ego_pose_token": f"e{number}"}
+        record: dict[str, Any] = {
+            "token": f"d{number}",
+            "sample_token": f"k{number // 2}",
+            "ego_pose_token": f"e{number}",
+        }
         record |= {"calibrated_sensor_token": "cs", "filename": name, "timestamp": 10**6 + number * 10**5}
         links = {"prev": f"d{number - 1}" if number else "", "next": f"d{number + 1}" if number < 3 else ""}
         tables["sample_data"].append({**record, **links, "is_key_frame": number % 2 == 1})
