@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from pd_edge.batch import points_to_use
 from pd_edge.errors import DataError
-from pd_edge.kitti import Dataset, ObjectDataset
+from pd_edge.kitti import Dataset, open_dataset
 from pd_edge.training.provenance import provenance
 
 Cloud = npt.NDArray[np.float32]
@@ -45,4 +45,4 @@ def training_clouds(weights: Path, count: int) -> list[Cloud]:
         )
     shares = [count // len(sources) + (number < count % len(sources)) for number in range(len(sources))]
     pairs = zip(sources, shares, strict=True)
-    return [cloud for each, share in pairs for cloud in spread_clouds(ObjectDataset(each.root, each.split), share)]
+    return [cloud for each, share in pairs for cloud in spread_clouds(open_dataset(each.root, each.split), share)]

@@ -19,6 +19,8 @@ IN_LABELS = "labels"
 """Where something is to be changed, before what."""
 LONG = 1.3
 """Boxes that are longer than wide, or wider than long, by this factor tell what their yaw is worth."""
+FILLED = 0.8
+"""Of boxes that are where they should be, at least this share holds points; 575 labelled cars of KITTI had 97 %."""
 STEP = 0.3
 """Boxes may stand so high above the ground or so deep in it [m]: streets bend."""
 
@@ -40,19 +42,19 @@ def check_place(evidence: LabelEvidence) -> tuple[Finding, Mend] | None:
         Suspect("x and y swapped", "centre: [y, x, z]", _columns((1, 0, 2), (1, 1, 1))),
         Suspect("y with the wrong sign", "centre: [x, -y, z]", _columns((0, 1, 2), (1, -1, 1))),
         Suspect("x with the wrong sign", "centre: [-x, y, z]", _columns((0, 1, 2), (-1, 1, 1))),
-        Suspect("in millimetres", "centre and size times 0.001", _scaled(0.001)),
-        Suspect("in centimetres", "centre and size times 0.01", _scaled(0.01)),
+        Suspect("millimetres", "centre and size times 0.001", _scaled(0.001)),
+        Suspect("centimetres", "centre and size times 0.01", _scaled(0.01)),
     )
     filled = _filled(evidence, evidence.boxes)
-    if filled > 0.5 or len(evidence.boxes) < 3:
+    if filled > FILLED or len(evidence.boxes) < 3:
         return None
     shares = [_filled(evidence, each.mend(evidence.boxes.copy())) for each in suspects]
     best = int(np.argmax(shares))
-    if shares[best] < max(0.5, filled + 0.3):
+    if shares[best] < max(0.5, filled + 0.2):
         return None
     finding = Finding(
         "labels' frame",
-        f"{filled:.0%} of the boxes hold points; taken for {suspects[best].said}, {shares[best]:.0%} do",
+        f"{filled:.0%} of the boxes hold points; taken as {suspects[best].said}, {shares[best]:.0%} do",
         "boxes in the frame of their clouds, in metres",
         "boxes are where no objects are, and nothing is learnt",
         f"{IN_LABELS}: {suspects[best].remedy}",
@@ -163,9 +165,9 @@ def check_sizes(evidence: LabelEvidence) -> tuple[Finding, Mend] | None:
 
 
 def _filled(evidence: LabelEvidence, boxes: Boxes) -> float:
-    """Share of the boxes with points, wherever they stand in height."""
+    """Share of the boxes with points that stand out from the ground, wherever the boxes stand in height."""
     tall = boxes * [1, 1, 1, 1, 1, TALL, 1]
-    return float(np.mean(evidence.count(tall) > 0)) if len(boxes) else 1.0
+    return float(np.mean(evidence.count(tall, evidence.upright) > 0)) if len(boxes) else 1.0
 
 
 def _long(boxes: Boxes) -> npt.NDArray[np.bool_]:

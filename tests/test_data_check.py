@@ -91,6 +91,7 @@ def test_clean_data_pass(folder: Path) -> None:
         (lambda o: o.update(centre=[-o["centre"][1], -o["centre"][2], o["centre"][0]]), "labels' frame", "[z, -x, -y]"),
         (lambda o: o.update(centre=[1000 * c for c in o["centre"]], size=[1000 * s for s in o["size"]]),
          "labels' frame", "times 0.001"),
+        (lambda o: o.update(centre=[-o["centre"][0], *o["centre"][1:]]), "labels' frame", "[-x, y, z]"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_and_mended(folder: Path, change: Callable[[Object], None], name: str, remedy: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pd_edge.batch import detect_batch, points_to_use
 from pd_edge.boxes import Detections
 from pd_edge.bundle import Bundle
+from pd_edge.cli import main
 from pd_edge.clouds import write_cloud
 from pd_edge.config import GridConfig
 from pd_edge.detector import load
@@ -21,7 +22,7 @@ from pd_edge.kitti_calibration import write_object_calibration
 from pd_edge.own_data import OwnDataset
 from pd_edge.own_labels import AXES, found_labels, objects_of, read_objects, to_labels, write_objects
 from pd_edge.own_truth import reaches
-from pd_edge.sectors import Sectors
+from pd_edge.sectors import Sectors, coverage_named
 from pd_edge.sensors import load_profile, mount_of
 
 BOXES = np.array([[12.0, 2.0, -1.0, 4.0, 1.7, 1.5, 0.4], [-15.0, -3.0, -0.5, 8.0, 2.5, 3.0, 2.0]])
@@ -168,7 +169,7 @@ def test_ignored_objects_are_neither_missed_nor_wrong() -> None:
     cloud = cloud_in(BOXES, [60, 60])
     objects = objects_of(BOXES, ["Car", "Car"], [False, True])
     best_last = Detections(BOXES[::-1].astype(np.float32), np.zeros(2, np.int64), np.array([0.9, 0.8], np.float32))
-    for found in (best_last, best_last.at_least(0.85)):
+    for found in (best_last, Detections(best_last.boxes[1:], best_last.labels[1:], best_last.scores[1:])):
         labels = found_labels(found, ["Car"])
         evaluation = evaluate([to_labels(objects, cloud)] * 20, [labels] * 20, {"Car": 0.5}, ("3d",))
         assert evaluation.result("Car", "3d", "easy").objects == 20
@@ -192,6 +193,32 @@ def test_only_what_the_grid_reaches_is_judged(own: Path, tiny_bundle: Bundle) ->
     labels = result.frames[0].ground_truth
     assert labels is not None
     assert [label.truncation for label in labels] == [0, 1]
+
+
+def test_full_coverage_is_judged_all_around(own: Path, tiny_bundle: Bundle) -> None:
+    (own / "dataset.yaml").write_text("classes: {car: Car, truck: Car}\n")
+    for coverage, objects in (("front", 3), ("full", 6)):
+        spread = np.array([[3, 1, -1, 4, 1.7, 1.5, 0], [-4, 0, -1, 4, 1.7, 1.5, 0]])
+        for number, suffix in enumerate((".bin", ".npy", ".pcd")):
+            write_cloud(own / "points" / f"{number:03d}{suffix}", cloud_in(spread, [60, 60], number))
+            write_objects(own / "labels" / f"{number:03d}.json", objects_of(spread, ["car", "truck"]))
+        result = detect_batch(load(tiny_bundle.folder, coverage=coverage_named(coverage)), open_dataset(own))
+        assert result.complete_evaluation().result("Car", "3d", "easy").objects == objects
+
+
+def test_the_command_takes_an_overlap_for_each_class(
+    own: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["eval", str(own), "--split", "val", "--model", str(tiny_bundle.folder), "--json", "-"]
+    for overlap, code, said in (
+        ("Car=0.3", 0, "Own data: every point counts"),
+        ("Truck=0.3", 1, "min_overlap of Truck: no such class; the model knows Car"),
+        ("Car=much", 2, "expected CLASS=IOU"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main([*arguments, "--min-overlap", overlap])
+        assert exit_.value.code == code
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_full_coverage_reaches_all_around() -> None:
