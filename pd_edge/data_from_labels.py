@@ -3,7 +3,7 @@
 Source of the formats: what the tools write. labelCloud (``centroid_abs``, ``centroid_rel``): ``labels/ID.json`` with
 ``objects`` of name, centroid, dimensions (length, width, height) and rotations about x, y, z, in degrees or radians.
 SUSTechPOINTS: ``label/ID.json`` with a list of ``obj_type`` and ``psr``: position, scale (length, width, height as x,
-y, z) and rotation [rad]; versions of 2020 and before have the length as y, and the heading with it.
+y, z) and rotation [rad], in newer files under ``objs``; early versions have the length as y, and the heading with it.
 """
 
 import json

@@ -80,18 +80,20 @@ def check_heights(evidence: LabelEvidence) -> Finding | None:
     grid, half = evidence.wanted.grid, evidence.boxes[:, 5] / 2
     low, high = evidence.centres[:, 2] - half, evidence.centres[:, 2] + half
     cut = _of_model(evidence) & ((low < grid.z_min - 0.25 * half) | (high > grid.z_max + 0.25 * half))
-    share = float(np.mean(cut)) if len(cut) else 0.0
-    if share < 0.1:
+    shares = {name: float(np.mean(cut[evidence.names == name])) for name in evidence.class_counts}
+    bad = [name for name, share in shares.items() if share > 0.25 and evidence.class_counts[name] >= 5]
+    if not bad:
         return None
-    lowest, highest = np.percentile(low, 2), np.percentile(high, 98)
+    chosen = np.isin(evidence.names, bad)
+    lowest, highest = np.percentile(low[chosen], 2), np.percentile(high[chosen], 98)
     return Finding(
         "heights",
-        f"{share:.0%} of the boxes reach beyond the grid below or above: {evidence.some(cut)}",
-        f"z {grid.z_min:g}..{grid.z_max:g} m; 96 % of the boxes are in {lowest:.1f}..{highest:.1f} m",
+        f"boxes reach beyond the grid below or above: {', '.join(f'{shares[name]:.0%} of {name}' for name in bad)}",
+        f"z {grid.z_min:g}..{grid.z_max:g} m; 96 % of these classes are in {lowest:.1f}..{highest:.1f} m",
         "points outside are left out, and objects lose their tops or their feet",
         f"{IN_CONFIG}: model.grid: {{z_min: {min(grid.z_min, round(lowest - 0.5, 1)):g}, "
         f"z_max: {max(grid.z_max, round(highest + 0.2, 1)):g}}}; or the height in the sensor profile",
-        blocks=share > 0.5,
+        blocks=float(np.mean(cut)) > 0.5,
         change={},
     )
 
