@@ -20,7 +20,7 @@ class UnlabelledConfig(Config):
     """What a student learns from clouds without labels: its teacher's boxes, as sure as that is of them."""
 
     sources: tuple[UnlabelledSource, ...] = Field(min_length=1, description="Clouds, mixed by their weights.")
-    high: float = Field(0.4, gt=0, le=1, description="Boxes of the teacher that score this or more are labels.")
+    high: float = Field(0.5, gt=0, le=1, description="Boxes of the teacher that score this or more are labels.")
     low: float = Field(
         0.15, gt=0, le=1, description="Boxes that score less are background; those in between count neither way."
     )

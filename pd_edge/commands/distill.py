@@ -27,7 +27,7 @@ def distill(
     sensor: Sensor = "",
     topic: Annotated[str | None, typer.Option(help="Topic of the clouds in bags without labels.")] = None,
     high: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Teacher's boxes that score this are labels; CONFIG's, or 0.4.")
+        float | None, typer.Option(min=0, max=1, help="Teacher's boxes that score this are labels; CONFIG's, or 0.5.")
     ] = None,
     low: Annotated[
         float | None, typer.Option(min=0, max=1, help="Those that score less are background; CONFIG's, or 0.15.")
