@@ -44,6 +44,7 @@ CALIBRATION = Calibration(
     Tr_velo_to_cam=np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0]]),
     image_size=(1242, 375),
 )
+DISTILLED = Path(__file__).resolve().parent.parent / "training" / "configs" / "pointpillars-4x.yaml"
 CARS = np.array([[10.0, 1.0, -1.0, 3.9, 1.6, 1.5, 0.2], [15.0, -3.0, -1.0, 4.2, 1.7, 1.5, 3.0]])
 
 
@@ -149,6 +150,7 @@ def test_wrong_usage_exits_with_2(run: CommandLine, arguments: list[str]) -> Non
         (["eval", "nowhere"], "nowhere"),
         (["models", "nowhere"], "nowhere"),
         (["train", "nowhere.yaml", "--out", "run"], "nowhere.yaml: cannot be read"),
+        (["train", str(DISTILLED), "--out", "run"], "names a teacher; train it with `pd-edge distill`"),
         (["detect", ".", "--model", "nothing"], "."),
         (["bench", "--model", "nothing"], "no model named 'nothing'"),
         (["bench", "--runtimes", "openvino:int4"], "runtime 'openvino:int4': choose of openvino, onnxruntime, torch"),

@@ -108,6 +108,8 @@ def write_model_card(
 def comparison(models: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     """Models side by side: name and ``results.json`` of each; the first decides which figures are shown."""
     rows = [("trained on", *(_data_of(results) for _, results in models))]
+    taught = [_teacher_of(results) for _, results in models]
+    rows += [("taught by", *taught)] if any(taught) else []
     rows += [
         (figure, *(results.get("summary", {}).get(figure, "") for _, results in models))
         for figure in models[0][1]["summary"]
@@ -120,6 +122,12 @@ def _data_of(results: dict[str, Any]) -> str:
     sources = results.get("training", {}).get("sources", [])
     weight = sum(each["weight"] for each in sources)
     return "; ".join(f"{each['weight'] / weight:.0%} {each['data']}" for each in sources)
+
+
+def _teacher_of(results: dict[str, Any]) -> str:
+    """Who taught a model, and how, from its ``results.json``; empty where it had no teacher."""
+    training = results.get("training", {})
+    return f"{training['teacher']}, {training['distillation']['method']}" if "teacher" in training else ""
 
 
 def licence_of(config: TrainConfig) -> Licence:

@@ -51,7 +51,7 @@ def distill(
 
     \b
     Examples:
-      pd-edge distill training/configs/pointpillars-4x.yaml --teacher pointpillars-teacher --out runs/4x-distilled
+      pd-edge distill training/configs/pointpillars-4x.yaml --out runs/4x
       pd-edge distill my-student.yaml --teacher runs/my-teacher --method fitnets --out runs/my-student
       pd-edge distill my-student.yaml --teacher runs/my-teacher --unlabelled drive.mcap --sensor my.yaml --out runs/own
       torchrun --nproc_per_node=2 -m pd_edge distill my-student.yaml --teacher runs/my-teacher --out runs/my-student

@@ -23,16 +23,18 @@ def train(
 
     \b
     Examples:
-      pd-edge train training/configs/pointpillars-4x.yaml --out runs/4x
-      pd-edge train training/configs/pointpillars-4x.yaml --out runs/4x --resume
-      torchrun --nproc_per_node=2 -m pd_edge train training/configs/pointpillars-4x.yaml --out runs/4x
+      pd-edge train training/configs/pointpillars-4x-nokd.yaml --out runs/4x
+      pd-edge train training/configs/pointpillars-4x-nokd.yaml --out runs/4x --resume
+      torchrun --nproc_per_node=2 -m pd_edge train training/configs/pointpillars-4x-nokd.yaml --out runs/4x
     """
-    from pd_edge.config import load_config
+    from pd_edge.errors import ConfigError
     from pd_edge.terminal import say
-    from pd_edge.training.config import TrainConfig
+    from pd_edge.training.distillation import DistillConfig, parse_run
     from pd_edge.training.loop import train as run
 
-    settings = load_config(config, TrainConfig)
+    settings = parse_run(config)
+    if isinstance(settings, DistillConfig):
+        raise ConfigError(f"{config}: names a teacher; train it with `pd-edge distill`, or leave `teacher` out")
     check_run_folder(out, resume=resume)
     say(f"weights: {run(settings, out, cache=cache, stop_after=stop_after)}")
 

@@ -189,15 +189,18 @@ def test_the_card_alone_makes_the_model_again(model: Bundle, tmp_path: Path, mon
     assert parse_run(model.folder / "train.yaml") == config_of(*sources)
 
 
-def test_a_configuration_of_the_package_is_named_where_it_is_the_run_s(model: Bundle, tmp_path: Path) -> None:
-    folder = model.folder.rename(tmp_path / "pointpillars-4x")
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"name": "pointpillars-4x"}
+@pytest.mark.parametrize(("name", "command"), [("pointpillars-4x-nokd", "train"), ("pointpillars-4x", "distill")])
+def test_a_configuration_of_the_package_is_named_where_it_is_the_run_s(
+    name: str, command: str, model: Bundle, tmp_path: Path
+) -> None:
+    folder = model.folder.rename(tmp_path / name)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"name": name}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    config = parse_run(CONFIGS / "pointpillars-4x.yaml")
+    config = parse_run(CONFIGS / f"{name}.yaml")
     run = run_of(tmp_path, config.model_copy(update={"workers": 7}))
-    assert "pd-edge train training/configs/pointpillars-4x.yaml --out" in card_of(Bundle.load(folder), run)[0]
+    assert f"pd-edge {command} training/configs/{name}.yaml" in card_of(Bundle.load(folder), run)[0]
     dump_config(config.model_copy(update={"seed": 5}), run / "train.yaml")
-    assert "pd-edge train models/pointpillars-4x/train.yaml --out" in card_of(Bundle.load(folder), run)[0]
+    assert f"pd-edge {command} models/{name}/train.yaml" in card_of(Bundle.load(folder), run)[0]
 
 
 def test_a_model_folder_says_where_it_came_from_and_not_where_data_lay(model: Bundle, tmp_path: Path) -> None:
@@ -278,6 +281,10 @@ def test_models_stand_side_by_side() -> None:
         ("Car 3D, real", "80.0", "60.0"),
         ("licence", "x", "x"),
     ]
+    taught = results("81.0", ("a", 1.0))
+    taught["training"] |= {"teacher": "big", "distillation": {"method": "fitnets"}}
+    table = comparison([("plain", results("80.0", ("a", 1.0))), ("taught", taught)])
+    assert table.rows[1] == ("taught by", "", "big, fitnets")
 
 
 def test_a_card_compares_with_models_named(tmp_path: Path, tiny_bundle: Bundle) -> None:
