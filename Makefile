@@ -28,7 +28,7 @@ VISION_MSGS := tests/ros/vision_msgs
 demo: $(VENV)/.demo
 	$(BIN)/pd-edge demo --out $(OUT) $(if $(KITTI),--kitti $(KITTI))
 
-test: lint
+test: lint $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 	@$(MAKE) --no-print-directory test-ros
 
@@ -69,6 +69,14 @@ $(VENV)/.demo: $(VENV)/.python $(SOURCES)
 
 $(VENV)/.test: $(VENV)/.python $(SOURCES)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# The page of `pd-edge view` is tested in a browser where there is one; Debian's root gets one for that.
+$(VENV)/.browser: $(VENV)/.system
+	@if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null && [ "$$(id -u)" = 0 ] \
+	  && grep -qx 'ID=debian' /etc/os-release; then \
+	  export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
+	  apt-get install -y -qq --no-install-recommends chromium >/dev/null || echo "No chromium: its tests are skipped."; fi
 	@touch $@
 
 $(VENV_ROS)/.python: $(VENV)/.python

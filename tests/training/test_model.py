@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from pd_edge.config import GridConfig, ModelConfig, load_config
+from pd_edge.config import GridConfig, ModelConfig
 from pd_edge.pillars import encode_reference, pillarize, scatter_reference
 from pd_edge.training.batches import batch_pillars
-from pd_edge.training.config import TrainConfig
+from pd_edge.training.distillation import parse_run
 from pd_edge.training.model import (
     PillarBatch,
     PointPillars,
@@ -152,5 +152,5 @@ def test_shipped_configurations_are_the_three_sizes(name: str) -> None:
     model = PointPillars(config())
     assert sum(each.numel() for each in model.parameters()) == pytest.approx(parameters, rel=0.05)
     path = CONFIGS / f"{name}.yaml"
-    assert load_config(path, TrainConfig).model == config()
+    assert parse_run(path).model == config()
     assert yaml.safe_load(path.read_text())["data"]["sources"]
