@@ -16,11 +16,11 @@ from pd_edge.files import read_bytes
 from pd_edge.kitti import DONT_CARE, Frame, Label, ObjectDataset, boxes_to_lidar
 from pd_edge.own_data import SETTINGS, OwnDataset, is_own_layout
 from pd_edge.own_labels import IGNORED
-from pd_edge.sensors import load_profile, mount_of
+from pd_edge.sensors import KITTI, load_profile, mount_of
 from pd_edge.training.augment import augment
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
 from pd_edge.training.object_bank import ObjectBank, Progress, Scenes, build_object_bank
-from pd_edge.training.scene import OTHER, Scene, keep_targets
+from pd_edge.training.scene import OTHER, Scene, ignored_label, keep_targets
 
 __all__ = ["FolderScenes", "MoreScenes", "Scene", "SceneDataset", "open_object_bank", "training_dataset"]
 
@@ -56,8 +56,9 @@ class FolderScenes(Dataset[Scene]):
 
     Points and boxes are in the model's frame, where the source's sensor profile puts them.
 
-    Boxes of classes that are not trained on are there too, labelled :data:`~pd_edge.training.scene.OTHER`; DontCare
-    regions, which are no 3D boxes, are not. :func:`~pd_edge.training.scene.keep_targets` leaves what can be learnt.
+    Boxes of classes that are not trained on are there too, labelled :data:`~pd_edge.training.scene.OTHER`, and those
+    that own data ignore, labelled by :func:`~pd_edge.training.scene.ignored_label`; DontCare regions, which are no 3D
+    boxes, are not. :func:`~pd_edge.training.scene.keep_targets` leaves what can be learnt.
 
     Args:
         source: Which frames.
@@ -90,8 +91,9 @@ class FolderScenes(Dataset[Scene]):
         self._tell(frame.id, tuple(note for note in frame.notes if not (self._scaled and note.startswith("intensity"))))
         objects = [label for label in frame.labels if label.name != DONT_CARE]
         self._check_sizes(objects, frame.id)
-        known = [OTHER if _ignored(frame, label) else self._label_of.get(label.name, OTHER) for label in objects]
-        labels = np.array(known, dtype=np.int64)
+        labels = np.array([self._label_of.get(label.name, OTHER) for label in objects], dtype=np.int64)
+        unsure = np.array([_ignored(frame, label) for label in objects], dtype=bool)
+        labels = np.where(unsure, ignored_label(labels), labels)
         boxes = boxes_to_lidar(objects, frame.calibration).astype(np.float32)
         boxes = self._mount.inverse.boxes(Detections(boxes, labels, np.ones(len(boxes), np.float32))).boxes
         return Scene(self._mount.points(frame.points), boxes, labels)
@@ -125,7 +127,7 @@ def open_source(source: SourceConfig, cloud: Literal["auto", "full", "reduced"] 
 
 
 def _ignored(frame: Frame, label: Label) -> bool:
-    """Whether own data say that an object is not to be learnt."""
+    """Whether own data say that an object is not to be learnt, nor the ground under it as empty."""
     return frame.around and label.truncation == IGNORED
 
 
@@ -289,8 +291,8 @@ def _bank_key(data: DataConfig, model: ModelConfig, augment: AugmentConfig, more
     for source in data.sources:
         frames = open_source(source, data.cloud)
         digest.update(f"{frames.folder.resolve()}, {len(frames)} frames".encode())
-        if source.sensor:
-            digest.update(load_profile(source.sensor).model_dump_json().encode())
+        profile = frames.profile if isinstance(frames, OwnDataset) else load_profile(source.sensor)
+        digest.update(profile.model_dump_json().encode() if profile != KITTI else b"")
         own = frames.folder / SETTINGS
         digest.update(read_bytes(own, "settings") if own.exists() else b"")
         for name in frames.ids:

@@ -10,6 +10,7 @@ pytest.importorskip("torch", reason="needs the train extra")
 from pd_edge.boxes import points_per_box
 from pd_edge.clouds import write_cloud
 from pd_edge.config import ClassConfig, DetectorConfig, GridConfig, ModelConfig
+from pd_edge.decode import anchors
 from pd_edge.errors import DataError
 from pd_edge.own_labels import objects_of, write_objects
 from pd_edge.training.config import Thresholds, TrainConfig
@@ -17,7 +18,8 @@ from pd_edge.training.data import FolderScenes, open_object_bank, open_source
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
 from pd_edge.training.loop import train
 from pd_edge.training.model import PointPillars
-from pd_edge.training.scene import OTHER
+from pd_edge.training.scene import OTHER, ignored_label, keep_targets
+from pd_edge.training.targets import TargetAssigner
 from pd_edge.training.validate import validate
 
 MODEL = ModelConfig(
@@ -66,7 +68,7 @@ def config_of(source: SourceConfig) -> TrainConfig:
 
 def test_scenes_are_in_the_models_frame(source: SourceConfig) -> None:
     scene = FolderScenes(source, MODEL)[0]
-    assert scene.labels.tolist() == [0, 1, OTHER]
+    assert scene.labels.tolist() == [0, 1, int(ignored_label(np.array(0)))]
     np.testing.assert_allclose(scene.boxes[:, 2], BOXES[:, 2] + 2.5 - 1.73, atol=1e-5)
     assert points_per_box(scene.points, scene.boxes).tolist() == [60, 60, 60]
     (source.root / "labels" / "0.json").unlink()
@@ -74,11 +76,34 @@ def test_scenes_are_in_the_models_frame(source: SourceConfig) -> None:
         FolderScenes(source, MODEL)[0]
 
 
+def test_ignored_objects_are_neither_learnt_nor_background(source: SourceConfig) -> None:
+    limits = Thresholds(positive=0.5, negative=0.35)
+    scene = keep_targets(FolderScenes(source, MODEL)[0], MODEL.grid, 1)
+    found = TargetAssigner(MODEL, {"Truck": limits, "Person": limits}).assign(scene.boxes, scene.labels)
+    centres = anchors(MODEL).reshape(-1, 7)
+    near = {
+        name: int((np.hypot(*(centres[rows, :2] - BOXES[2, :2]).T) < 2).sum())
+        for name, rows in (("positives", found.positives), ("ignored", found.ignored))
+    }
+    assert near["positives"] == 0
+    assert near["ignored"] > 0
+
+
+def test_ignored_objects_of_other_classes_are_only_solid(source: SourceConfig) -> None:
+    (source.root / "dataset.yaml").write_text("{}\n")
+    assert FolderScenes(source, MODEL)[0].labels.tolist() == [OTHER, 1, OTHER]
+
+
 def test_changed_settings_get_a_new_bank(source: SourceConfig, tmp_path: Path) -> None:
-    for settings in ("classes: {lorry: Truck}\n", "classes: {lorry: Person}\n"):
-        (source.root / "dataset.yaml").write_text(settings)
+    changes = (
+        ("dataset.yaml", "classes: {lorry: Truck}\n"),
+        ("dataset.yaml", "sensor: high.yaml\nclasses: {lorry: Person}\n"),
+        ("high.yaml", "name: higher\nheight: 3.0\n"),
+    )
+    for count, (file, text) in enumerate(changes, 1):
+        (source.root / file).write_text(text)
         open_object_bank(DataConfig(sources=(source,)), MODEL, AugmentConfig(), tmp_path / "bank")
-    assert len(list((tmp_path / "bank").glob("*.npz"))) == 2
+        assert len(list((tmp_path / "bank").glob("*.npz"))) == count
 
 
 def test_a_run_trains_and_is_validated(source: SourceConfig, tmp_path: Path) -> None:

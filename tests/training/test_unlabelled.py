@@ -1,6 +1,7 @@
 """A teacher's boxes as labels: the band, the cache, every kind of source, and a run that learns from them alone."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,26 @@ def test_a_bag_gives_what_its_clouds_in_files_give(clouds: Path, tmp_path: Path)
         list(clouds_of(UnlabelledSource(path=bag, topic="/other")))
     with pytest.raises(DataError, match="clouds in files have no topic"):
         list(clouds_of(UnlabelledSource(path=clouds, topic="/points")))
+
+
+def test_own_data_are_read_with_the_profile_that_they_name(
+    clouds: Path, tiny_model: PointPillars, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(clouds, mine / "points", ignore=shutil.ignore_patterns("*.yaml"))
+    shutil.copy(clouds / "mine.yaml", mine)
+    named = UnlabelledSource(path=mine, sensor=str(mine / "mine.yaml"))
+    told = list(clouds_of(named))
+    (mine / "dataset.yaml").write_text("sensor: mine.yaml\n")
+    for (_, cloud, _), (_, expected, _) in zip(clouds_of(UnlabelledSource(path=mine)), told, strict=True):
+        np.testing.assert_allclose(cloud, expected, atol=1e-6)
+    with pytest.raises(DataError, match="leave --sensor out"):
+        list(clouds_of(named))
+    band = UnlabelledConfig(sources=(UnlabelledSource(path=mine),), low=0.1, high=0.12)
+    (first,) = pseudo_scenes(band, tiny_model, tmp_path / "cache")
+    higher = KITTI.model_copy(update={"height": 2.45, "intensity_max": 255.0})
+    dump_config(higher, mine / "mine.yaml")
+    assert pseudo_scenes(band, tiny_model, tmp_path / "cache")[0].key != first.key
 
 
 def test_a_box_that_both_looks_have_keeps_its_score() -> None:
