@@ -250,7 +250,7 @@ def bootstrap(evaluation: Evaluation, resamples: int = 1000, seed: int = 0, conf
         raise ConfigError("the evaluation has no frames to draw from")
     even = np.full(evaluation.frames, 1 / evaluation.frames)
     weights = np.random.default_rng(seed).multinomial(evaluation.frames, even, size=resamples)
-    oriented = "aos" in evaluation.metrics
+    oriented = not set(evaluation.metrics).isdisjoint(_ORIENTATION.values())
     samples: dict[Key, Doubles] = {}
     for key, events in evaluation.events.items():
         known = np.where(weights @ events.objects > 0, 1.0, np.nan)

@@ -16,7 +16,7 @@ from pd_edge.clouds import write_cloud
 from pd_edge.config import GridConfig
 from pd_edge.detector import load
 from pd_edge.errors import ConfigError, DataError
-from pd_edge.evaluate import evaluate, overlaps_of
+from pd_edge.evaluate import bootstrap, evaluate, overlaps_of
 from pd_edge.kitti import Calibration, boxes_to_labels, boxes_to_lidar, open_dataset, write_labels
 from pd_edge.kitti_calibration import write_object_calibration
 from pd_edge.own_data import OwnDataset
@@ -126,6 +126,7 @@ def test_a_profile_brings_points_and_boxes_to_the_models_frame(own: Path) -> Non
     frame, as_written = open_dataset(own).frame(0), cloud_in(BOXES, [60, 12])
     mount = mount_of(load_profile(str(own / "tilted.yaml")))
     as_written[:, 3] /= 2
+    assert "points and boxes are level, 1.73 m above the ground, by the sensor of dataset.yaml" in frame.notes
     np.testing.assert_allclose(frame.points, mount.points(as_written), atol=1e-6)
     assert frame.labels is not None
     boxes = boxes_to_lidar(frame.labels, AXES)
@@ -163,6 +164,9 @@ def test_difficulty_is_by_points_in_the_box() -> None:
     assert [evaluation.result("Bus", "3d", level).objects for level in ("easy", "moderate", "hard")] == [20, 40, 60]
     assert [each.ap for each in evaluation.results] == pytest.approx([each.ceiling for each in evaluation.results])
     assert set(evaluation.metrics) == {"bev", "3d", "aos_bev", "aos_3d"}
+    intervals = bootstrap(evaluation, 10)
+    for each in evaluation.results:
+        assert intervals.interval(*each[:4]) == pytest.approx((each.ap, each.ap))
 
 
 def test_ignored_objects_are_neither_missed_nor_wrong() -> None:
