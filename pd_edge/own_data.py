@@ -14,10 +14,13 @@ from pd_edge.errors import DataError
 from pd_edge.files import read_text
 from pd_edge.kitti_frames import Frame, named, read_checked
 from pd_edge.own_labels import AXES, Boxes, Objects, read_objects, to_labels
-from pd_edge.sensors import KITTI, Mount, SensorProfile, load_profile, mount_of, shipped_profiles
+from pd_edge.sensors import KITTI, MODEL_HEIGHT, Mount, SensorProfile, load_profile, mount_of, shipped_profiles
 
 POINTS, LABELS, SPLITS, CALIBRATION, SETTINGS = "points", "labels", ("splits", "ImageSets"), "calib", "dataset.yaml"
 """What is where in the layout; lists of frames in one of the two folders."""
+
+LEVEL = f"points and boxes are level, {MODEL_HEIGHT} m above the ground, by the sensor of {SETTINGS}"
+"""Note on frames that are not as their clouds are written."""
 
 
 class OwnConfig(Config):
@@ -108,11 +111,11 @@ class OwnDataset:
 
     def _read(self, name: str) -> Frame:
         cloud, objects = self.cloud(name), self.objects(name)
-        points = self.mount.points(cloud.points)
+        points, notes = self.mount.points(cloud.points), cloud.notes
         labels = None
         if objects is not None:
             labels = to_labels(objects._replace(boxes=placed(objects.boxes, self.mount)), points)
-        return Frame(name, points, AXES, labels, None, cloud.notes, around=True)
+        return Frame(name, points, AXES, labels, None, notes if self.mount.needless else (*notes, LEVEL), around=True)
 
     def _listed(self, split: str | Path) -> list[str]:
         names = _read_list(_list_file(self.folder, split))

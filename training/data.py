@@ -14,9 +14,9 @@ from pd_edge.config import ModelConfig
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.files import read_bytes
 from pd_edge.kitti import DONT_CARE, Frame, Label, ObjectDataset, boxes_to_lidar
-from pd_edge.own_data import SETTINGS, OwnDataset, is_own_layout
+from pd_edge.own_data import LEVEL, SETTINGS, OwnDataset, is_own_layout
 from pd_edge.own_labels import IGNORED
-from pd_edge.sensors import KITTI, load_profile, mount_of
+from pd_edge.sensors import KITTI, SensorProfile, load_profile, mount_of
 from pd_edge.training.augment import augment
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
 from pd_edge.training.object_bank import ObjectBank, Progress, Scenes, build_object_bank
@@ -74,9 +74,9 @@ class FolderScenes(Dataset[Scene]):
         self._label_of = {kind.name: index for index, kind in enumerate(model.classes)}
         self._root = source.root
         self._told = False
-        profile = load_profile(source.sensor)
-        self._mount, self._scaled = mount_of(profile), profile.intensity_max is not None
         self.frames = open_source(source, cloud)
+        self._mount = mount_of(load_profile(source.sensor))
+        self._scaled = _profile(self.frames, source).intensity_max is not None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -88,7 +88,7 @@ class FolderScenes(Dataset[Scene]):
         if frame.calibration is None or frame.labels is None:
             missing = "calibration" if frame.calibration is None else "labels"
             raise DataError(f"{self._root}: frame {frame.id} has no {missing}; training needs both for every frame")
-        self._tell(frame.id, tuple(note for note in frame.notes if not (self._scaled and note.startswith("intensity"))))
+        self._tell(frame.id, tuple(note for note in frame.notes if not self._expected(note)))
         objects = [label for label in frame.labels if label.name != DONT_CARE]
         self._check_sizes(objects, frame.id)
         labels = np.array([self._label_of.get(label.name, OTHER) for label in objects], dtype=np.int64)
@@ -97,6 +97,10 @@ class FolderScenes(Dataset[Scene]):
         boxes = boxes_to_lidar(objects, frame.calibration).astype(np.float32)
         boxes = self._mount.inverse.boxes(Detections(boxes, labels, np.ones(len(boxes), np.float32))).boxes
         return Scene(self._mount.points(frame.points), boxes, labels)
+
+    def _expected(self, note: str) -> bool:
+        """Whether a change of a cloud is what a profile asks for."""
+        return note == LEVEL or (self._scaled and note.startswith("intensity"))
 
     def _tell(self, frame_id: str, notes: tuple[str, ...]) -> None:
         """Warns of what had to be changed in a cloud, once in a folder."""
@@ -124,6 +128,11 @@ def open_source(source: SourceConfig, cloud: Literal["auto", "full", "reduced"] 
     if is_own_layout(source.root):
         return OwnDataset(source.root, source.split, profile)
     return ObjectDataset(source.root, source.split, cloud, profile)
+
+
+def _profile(frames: ObjectDataset | OwnDataset, source: SourceConfig) -> SensorProfile:
+    """The profile that the clouds of a source are read with: own data may name theirs themselves."""
+    return frames.profile if isinstance(frames, OwnDataset) else load_profile(source.sensor)
 
 
 def _ignored(frame: Frame, label: Label) -> bool:
@@ -291,7 +300,7 @@ def _bank_key(data: DataConfig, model: ModelConfig, augment: AugmentConfig, more
     for source in data.sources:
         frames = open_source(source, data.cloud)
         digest.update(f"{frames.folder.resolve()}, {len(frames)} frames".encode())
-        profile = frames.profile if isinstance(frames, OwnDataset) else load_profile(source.sensor)
+        profile = _profile(frames, source)
         digest.update(profile.model_dump_json().encode() if profile != KITTI else b"")
         own = frames.folder / SETTINGS
         digest.update(read_bytes(own, "settings") if own.exists() else b"")
