@@ -155,7 +155,8 @@ def _read(
         try:
             objects = data.objects(name)
             if objects is not None:
-                frames.append(labelled(name, data.cloud(name).points, objects.boxes, objects.names, up))
+                meant = objects.meant()
+                frames.append(labelled(name, data.cloud(name).points, meant.boxes, meant.names, up))
         except DataError as error:
             broken.append(str(error))
         if advance is not None:

@@ -66,6 +66,11 @@ class Objects(NamedTuple):
     names: list[str]
     ignored: list[bool]
 
+    def meant(self) -> "Objects":
+        """Those that are judged and learnt."""
+        rows = [row for row, ignored in enumerate(self.ignored) if not ignored]
+        return objects_of(self.boxes[rows], [self.names[row] for row in rows])
+
 
 def objects_of(boxes: npt.ArrayLike, names: Sequence[str], ignored: Sequence[bool] | None = None) -> Objects:
     """Objects from boxes (K, 7) and their classes; none ignored when left out."""

@@ -70,6 +70,20 @@ def as_metres_up(each: Object, by: float) -> None:
     each["centre"][2] += by
 
 
+def test_ignored_objects_are_not_judged(folder: Path) -> None:
+    def add_odd_car(each: Object) -> None:
+        if each["class"] == "Truck":
+            each.update({"size": [50, 2, 2], "class": "Car"})
+
+    spoil(folder, add_odd_car)
+    assert "sizes" in names(check_data(folder, WANTED))
+    spoil(folder, lambda each: each.update({"ignore": each["size"][0] == 50}))
+    report = check_data(folder, Wanted(GridConfig(z_max=2.0)))
+    assert names(report) == []
+    assert [row[:2] for row in report.objects] == [("Car", 20)]
+    assert [each.name for each in report.classes] == ["Car"]
+
+
 def test_clean_data_pass(folder: Path) -> None:
     report = check_data(folder, WANTED)
     assert names(report) == []

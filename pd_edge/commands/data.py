@@ -41,9 +41,9 @@ def check(
 
     Looks at clouds (as `pd-edge doctor` does) and labels: frames that cannot be read, boxes in another frame or unit,
     yaws in degrees or another convention, length and width exchanged, centres of the bottom, odd sizes, boxes without
-    points, beyond the grid or listed twice, classes and anchors that do not fit. Each finding says what to change. Of
-    boxes that are mended so, anchors are suggested. Pictures show the labels dashed and, where some were mended, the
-    mended ones solid; they need the extra viz.
+    points, beyond the grid or listed twice, classes and anchors that do not fit; ignored objects are left out. Each
+    finding says what to change. Of boxes that are mended so, anchors are suggested. Pictures show the labels dashed
+    and, where some were mended, the mended ones solid; they need the extra viz.
 
     Exit code 1: something makes training useless; 0: nothing does, though there may be notes.
 
