@@ -7,14 +7,21 @@ import numpy.typing as npt
 
 from pd_edge.batch import points_to_use
 from pd_edge.errors import DataError
-from pd_edge.kitti import Dataset, open_dataset
+from pd_edge.kitti import Dataset
+from pd_edge.sensors import KITTI, SensorProfile, load_profile, mount_of
+from pd_edge.training.data import open_source
 from pd_edge.training.provenance import provenance
 
 Cloud = npt.NDArray[np.float32]
 
 
-def spread_clouds(dataset: Dataset, count: int) -> list[Cloud]:
-    """Clouds of frames spread evenly over a data set; all where it has fewer.
+def spread_clouds(dataset: Dataset, count: int, sensor: SensorProfile = KITTI) -> list[Cloud]:
+    """Clouds of frames spread evenly over a data set, in the model's frame; all where it has fewer.
+
+    Args:
+        dataset: The frames.
+        count: How many.
+        sensor: The profile that they are read with, for its mount.
 
     Returns:
         (N, 4) float32 each, cut to the camera's view where the frames have labels, as they are evaluated.
@@ -23,7 +30,8 @@ def spread_clouds(dataset: Dataset, count: int) -> list[Cloud]:
         DataError: A frame cannot be read.
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
-    return [points_to_use(dataset.frame(int(index)))[0] for index in chosen]
+    mount = mount_of(sensor)
+    return [mount.points(points_to_use(dataset.frame(int(index)))[0]) for index in chosen]
 
 
 def training_clouds(weights: Path, count: int) -> list[Cloud]:
@@ -45,4 +53,6 @@ def training_clouds(weights: Path, count: int) -> list[Cloud]:
         )
     shares = [count // len(sources) + (number < count % len(sources)) for number in range(len(sources))]
     pairs = zip(sources, shares, strict=True)
-    return [cloud for each, share in pairs for cloud in spread_clouds(open_dataset(each.root, each.split), share)]
+    return [
+        cloud for each, share in pairs for cloud in spread_clouds(open_source(each), share, load_profile(each.sensor))
+    ]

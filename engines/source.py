@@ -10,6 +10,7 @@ from pd_edge.config import DetectorConfig
 from pd_edge.engines.calibration_frames import spread_clouds, training_clouds
 from pd_edge.engines.quantize import Calibration, calibrate
 from pd_edge.kitti import open_dataset
+from pd_edge.sensors import KITTI, SensorProfile
 from pd_edge.training.checkpoint import find_weights, load_model
 from pd_edge.training.model import PointPillars
 
@@ -36,14 +37,25 @@ class Source:
         return self.path.resolve().stem if self.path.is_file() else self.path.resolve().name
 
     def calibrate(
-        self, data: Path | None, frames: int, percentile: float, advance: Callable[[int, int], None] | None = None
+        self,
+        data: Path | None,
+        frames: int,
+        percentile: float,
+        advance: Callable[[int, int], None] | None = None,
+        sensor: SensorProfile = KITTI,
     ) -> Calibration:
         """INT8 ranges from frames of a folder, or from some of its training frames where ``data`` is None.
+
+        The profile ``sensor`` is that of ``data``; training frames have their own.
 
         Raises:
             DataError: The frames cannot be read, are not here, or have no point in the grid.
         """
-        clouds = training_clouds(self.path, frames) if data is None else spread_clouds(open_dataset(data), frames)
+        clouds = (
+            training_clouds(self.path, frames)
+            if data is None
+            else spread_clouds(open_dataset(data, sensor=sensor), frames, sensor)
+        )
         return calibrate(self.model, self.config, clouds, percentile, advance)
 
 

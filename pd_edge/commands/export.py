@@ -46,6 +46,7 @@ def export(
     ] = Form.plain,
     precision: Annotated[Precision, typer.Option(help="Precision that is written into the file.")] = Precision.fp32,
     data: CalibrationData = None,
+    sensor: Annotated[str, typer.Option(help="Sensor profile of DATA: a shipped one's name, or a YAML file.")] = "",
     frames: CalibrationFrames = DEFAULT_CALIBRATION_FRAMES,
     percentile: Percentile = DEFAULT_PERCENTILE,
     float_layer: Annotated[
@@ -74,6 +75,7 @@ def export(
     from pd_edge.engines.quantize import FLOAT_LAYERS
     from pd_edge.engines.source import open_source
     from pd_edge.errors import ConfigError
+    from pd_edge.sensors import load_profile
     from pd_edge.terminal import busy, counting, say
 
     if out.suffix != ".onnx":
@@ -83,16 +85,21 @@ def export(
             precision,
             {
                 "--data": data is not None,
+                "--sensor": bool(sensor),
                 "--frames": frames != DEFAULT_CALIBRATION_FRAMES,
                 "--percentile": percentile != DEFAULT_PERCENTILE,
                 "--float": bool(float_layer),
             },
         )
+    if sensor and data is None:
+        raise ConfigError(
+            f"--sensor {sensor}: of the frames of --data, which is missing; training frames have their own"
+        )
     source = open_source(model)
     files: dict[FilePrecision, Path]
     if precision == Precision.int8:
         with counting("calibration frames") as advance:
-            calibration = source.calibrate(data, frames, percentile, advance)
+            calibration = source.calibrate(data, frames, percentile, advance, load_profile(sensor))
         trt, cpu = (out.with_name(f"{out.stem}-int8-{kind}.onnx") for kind in ("trt", "cpu"))
         files = {"int8-trt": trt, "int8-cpu": cpu}
     else:

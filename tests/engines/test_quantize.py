@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper  # noqa: E402
 
 from pd_edge.bundle import Bundle  # noqa: E402
 from pd_edge.cli import main  # noqa: E402
-from pd_edge.config import DetectorConfig  # noqa: E402
+from pd_edge.config import DetectorConfig, dump_config  # noqa: E402
 from pd_edge.engines.calibration_frames import spread_clouds, training_clouds  # noqa: E402
 from pd_edge.engines.onnx_file import export_onnx  # noqa: E402
 from pd_edge.engines.quantize import Calibration, calibrate  # noqa: E402
@@ -24,6 +24,9 @@ from pd_edge.errors import DataError, EngineError  # noqa: E402
 from pd_edge.kitti import Calibration as CameraCalibration  # noqa: E402
 from pd_edge.kitti import boxes_to_labels, open_dataset, write_object_frame, write_split  # noqa: E402
 from pd_edge.pillars import PillarEncoder  # noqa: E402
+from pd_edge.sensors import KITTI  # noqa: E402
+from pd_edge.training.config import TrainConfig  # noqa: E402
+from pd_edge.training.data_config import DataConfig, SourceConfig  # noqa: E402
 from pd_edge.training.model import PointPillars  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
@@ -226,6 +229,39 @@ def test_without_data_the_training_frames_are_taken(
     (tmp_path / "data/kitti").mkdir(parents=True)
     labelled.rename(tmp_path / "data/kitti/object")
     assert len(training_clouds(shipped, 3)) == 3
+
+
+def test_frames_of_another_sensor_come_as_the_model_sees_them(
+    labelled: Path, config: DetectorConfig, tmp_path: Path
+) -> None:
+    low = KITTI.model_copy(update={"height": 0.73})
+    dump_config(low, tmp_path / "low.yaml")
+    dump_config(
+        TrainConfig(
+            model=config.model,
+            data=DataConfig(sources=(SourceConfig(root=labelled, sensor=str(tmp_path / "low.yaml")),)),
+            samples=1,
+        ),
+        tmp_path / "run" / "train.yaml",
+    )
+    (tmp_path / "run" / "model.safetensors").touch()
+    expected = [cloud - np.array([0, 0, 1, 0], np.float32) for cloud in spread_clouds(open_dataset(labelled), 3)]
+    for found in (
+        training_clouds(tmp_path / "run", 3),
+        spread_clouds(open_dataset(labelled, sensor=low), 3, low),
+    ):
+        for cloud, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(cloud, wanted, atol=1e-5)
+
+
+def test_a_profile_is_of_the_frames_that_are_given(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, said in (([], "--sensor: for --precision int8"), (["--precision", "int8"], "which is missing")):
+        with pytest.raises(SystemExit) as ended:
+            main(["export", str(tiny_bundle.folder), str(tmp_path / "a.onnx"), "--sensor", "vlp-16", *more])
+        assert ended.value.code == 1
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_export_writes_one_file_for_each_parser(
