@@ -11,8 +11,12 @@ from pd_edge.commands.options import Runtime
 def card(
     model: Annotated[Path, typer.Argument(help="Model folder, as `pd-edge bundle` writes it.")],
     run: Annotated[Path, typer.Option(help="Run folder the model was trained in.")],
-    real: Annotated[Path | None, typer.Option(help="KITTI object folder of real frames; its val list is used.")] = None,
-    simulated: Annotated[Path | None, typer.Option(help="The same of simulated frames.")] = None,
+    real: Annotated[
+        Path | None, typer.Option(help="KITTI object folder of real frames, or own data; its val list is used.")
+    ] = None,
+    simulated: Annotated[
+        Path | None, typer.Option(help="Folder of simulated frames, read with the sensor.yaml in it, where one is.")
+    ] = None,
     runtime: Runtime = "openvino",
     beside: Annotated[
         list[str] | None, typer.Option(help="Model to compare with on the card; may be repeated.")
@@ -31,8 +35,11 @@ def card(
     from pd_edge.bundle import Bundle, find_model, summarize
     from pd_edge.commands.shared import load_detector
     from pd_edge.kitti import open_dataset
+    from pd_edge.own_data import is_own_layout
+    from pd_edge.sensors import load_profile
     from pd_edge.terminal import counting, say
     from pd_edge.training.model_card import measured, write_model_card
+    from pd_edge.training.simulate import PROFILE
 
     others = [summarize(find_model(name)) for name in beside or []]
     sources: list[tuple[Literal["real", "simulated"], Path | None]] = [("real", real), ("simulated", simulated)]
@@ -40,8 +47,11 @@ def card(
     for key, root in sources:
         if root is None:
             continue
-        detector = load_detector(str(model), runtime, "fp32", None, None)
+        own, profile = is_own_layout(root), root / PROFILE
+        sensor = load_profile(str(profile) if key == "simulated" and profile.is_file() else "")
+        detector = load_detector(str(model), runtime, "fp32", None, None, sensor)
         with counting(f"{key} frames") as advance:
-            found = detect_batch(detector, open_dataset(root, "val"), crop=True, advance=advance)
-        results.append(measured("Real KITTI frames" if key == "real" else "Simulated val set", key, found, root))
+            found = detect_batch(detector, open_dataset(root, "val", sensor), crop=not own, advance=advance)
+        named = {"real": "Own frames" if own else "Real KITTI frames", "simulated": "Simulated val set"}
+        results.append(measured(named[key], key, found, root))
     say(f"card: {write_model_card(Bundle.load(model), run, results, others)}")

@@ -5,16 +5,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
 
 from pd_edge.batch import BatchResult, Failure
 from pd_edge.bundle import Bundle, summarize
+from pd_edge.cli import main
+from pd_edge.clouds import write_cloud
 from pd_edge.config import dump_config, load_config
 from pd_edge.errors import ConfigError, DataError, EngineError
 from pd_edge.evaluate import bootstrap, evaluate
 from pd_edge.kitti import Label
+from pd_edge.own_labels import objects_of, write_objects
+from pd_edge.sensors import KITTI
 from pd_edge.training.checkpoint import State
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
@@ -31,7 +36,7 @@ from pd_edge.training.model_card import (
 )
 from pd_edge.training.provenance import Provenance, provenance, write_provenance
 from pd_edge.training.sim.scene import SimulateConfig
-from pd_edge.training.simulate import GENERATOR_VERSION, RECIPE, Recipe
+from pd_edge.training.simulate import GENERATOR_VERSION, PROFILE, RECIPE, Recipe
 
 CAR = Label("Car", 0.0, 0, 0.0, (100.0, 100.0, 200.0, 200.0), 1.5, 1.6, 4.0, (1.0, 1.5, 12.0), 0.0, None)
 
@@ -297,3 +302,45 @@ def test_a_card_compares_with_models_named(tmp_path: Path, tiny_bundle: Bundle) 
     text = write_model_card(Bundle.load(folder), run, [car_results()], [other]).read_text(encoding="utf-8")
     assert "| the-other |" in text.split("Side by side")[1]
     assert "--beside the-other" in text
+
+
+@pytest.fixture
+def of_tiny(tiny_bundle: Bundle, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the tiny model's folder, and the run that it could be of."""
+    shutil.copytree(tiny_bundle.folder, tmp_path / "tiny")
+    record: dict[str, Any] = {"samples": 1200, "processes": 1}
+    return tmp_path / "tiny", run_of(tmp_path, config_of(simulated_source(tmp_path / "sim")), record)
+
+
+def test_a_card_of_own_data_has_every_point_and_no_image(of_tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    model, run = of_tiny
+    rng = np.random.default_rng(0)
+    own = tmp_path / "own"
+    write_cloud(
+        own / "points" / "a.bin", np.column_stack([rng.uniform((8, -2, -1.7), (14, 2, 0), (200, 3)), rng.random(200)])
+    )
+    write_objects(own / "labels" / "a.json", objects_of([[11, 0, -1, 4, 1.7, 1.5, 0]], ["Car"]))
+    (own / "splits").mkdir()
+    (own / "splits" / "val.txt").write_text("a\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["card", str(model), "--run", str(run), "--real", str(own)])
+    assert ended.value.code == 0
+    text = (model / "MODEL_CARD.md").read_text()
+    assert "Own frames" in text
+    assert "KITTI frames" not in text
+
+
+def test_a_card_reads_simulated_frames_with_their_profile(
+    of_tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run = of_tiny
+    dump_config(KITTI.model_copy(update={"height": 2.4}), tmp_path / "sim" / PROFILE)
+    seen: list[Any] = []
+    monkeypatch.setattr("pd_edge.kitti.open_dataset", lambda *given: seen.append(given) or [])
+    monkeypatch.setattr("pd_edge.batch.detect_batch", lambda detector, *_, **__: seen.append(detector))
+    monkeypatch.setattr("pd_edge.training.model_card.measured", lambda *_: None)
+    monkeypatch.setattr("pd_edge.training.model_card.write_model_card", lambda *_: "card")
+    with pytest.raises(SystemExit) as ended:
+        main(["card", str(model), "--run", str(run), "--simulated", str(tmp_path / "sim")])
+    assert ended.value.code == 0
+    assert [seen[0][2].height, seen[1].sensor.height] == [2.4, 2.4]
