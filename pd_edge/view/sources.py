@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from pd_edge.batch import JoinedDataset, points_to_use
+from pd_edge.doctor_sources import FOLDERS
 from pd_edge.errors import DataError, EngineError
 from pd_edge.kitti import DONT_CARE, Dataset, Frame, RawDrive, boxes_to_lidar, open_dataset
 from pd_edge.ros_messages import Objects
@@ -43,7 +44,8 @@ class Choice(NamedTuple):
 def is_bag(path: Path) -> bool:
     """Whether a path is a bag file, or a folder with bag files and no data set that :func:`open_set` takes."""
     if path.is_dir():
-        return any(each.suffix in BAG_SUFFIXES for each in path.iterdir())
+        clouds = any((path / name).is_dir() for name in FOLDERS)
+        return not clouds and any(each.suffix in BAG_SUFFIXES for each in path.iterdir())
     return path.suffix in BAG_SUFFIXES
 
 

@@ -280,3 +280,5 @@ def test_bags_are_known_by_their_names(tmp_path: Path) -> None:
     assert is_bag(tmp_path / "nothing.mcap")
     (tmp_path / "a.db3").touch()
     assert is_bag(tmp_path)
+    (tmp_path / "points").mkdir()
+    assert not is_bag(tmp_path)
