@@ -14,6 +14,7 @@ from pd_edge.doctor_reference import reference
 from pd_edge.doctor_sources import sample_of
 from pd_edge.doctor_trial import LEAST, Trial, check_scores, histogram_line, try_profile
 from pd_edge.errors import ConfigError, DataError, EngineError, MissingExtraError
+from pd_edge.own_data import profile_of
 from pd_edge.sensors import SensorProfile
 
 
@@ -58,7 +59,7 @@ def examine(
 
     Args:
         source: Path of a cloud, a folder or a bag; or the name of a live topic, where ROS is.
-        profile: The sensor profile in use.
+        profile: The sensor profile in use; of own data that name one, that.
         wanted: The detector to try.
         most: Clouds to look at.
         topic: Of the clouds in a bag.
@@ -70,6 +71,7 @@ def examine(
     model = None if detector is None else check_model(detector.config.model, detector.name)
     findings = [each for each in (broken, model) if each is not None]
     try:
+        profile = profile_of(Path(source), profile)
         sample = _sample(source, profile, most, topic)
     except DataError as error:
         return Report(source, 0, [*findings, _unreadable(str(error))], profile, changed=False, before=None, after=None)

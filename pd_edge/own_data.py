@@ -133,6 +133,16 @@ def is_own_layout(root: Path) -> bool:
     return (root / POINTS).is_dir()
 
 
+def profile_of(root: Path, sensor: SensorProfile = KITTI) -> SensorProfile:
+    """The profile that the clouds at a path are read with: own data may name theirs, else it is ``sensor``.
+
+    Raises:
+        DataError: It is own data without clouds, or with a profile of its own beside another ``sensor``.
+        ConfigError: ``dataset.yaml`` or the profile in it is wrong.
+    """
+    return OwnDataset(root, sensor=sensor).profile if is_own_layout(root) else sensor
+
+
 def _clouds(folder: Path) -> dict[str, Path]:
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not files:

@@ -264,6 +264,17 @@ def test_what_cannot_be_read_or_loaded_is_a_finding(
         assert text in examine(source, KITTI, DetectorWanted("nothing")).findings[-1].measured
 
 
+def test_own_data_are_looked_at_with_the_profile_that_they_name(tmp_path: Path, simulated: Cloud) -> None:
+    lifted = scaled((2, 1, -1.0))(simulated)
+    write_cloud(tmp_path / "points" / "a.bin", lifted)
+    named_before = {each.name for each in examine(str(tmp_path), KITTI, DetectorWanted("nothing")).findings}
+    (tmp_path / "dataset.yaml").write_text("sensor: high.yaml\n")
+    (tmp_path / "high.yaml").write_text("name: high\nheight: 2.73\n")
+    report = examine(str(tmp_path), KITTI, DetectorWanted("nothing"))
+    assert named_before - {each.name for each in report.findings} == {"height"}
+    assert report.profile.height == 2.73
+
+
 def test_clouds_are_spread_over_a_folder(tmp_path: Path, simulated: Cloud) -> None:
     for number in range(5):
         write_cloud(tmp_path / "training" / "velodyne" / f"{number:06d}.bin", simulated[: 100 + number])

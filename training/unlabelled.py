@@ -22,10 +22,10 @@ from pd_edge.doctor_sources import cloud_files
 from pd_edge.errors import DataError
 from pd_edge.files import read_json
 from pd_edge.kitti import open_dataset
-from pd_edge.own_data import OwnDataset, is_own_layout
+from pd_edge.own_data import profile_of
 from pd_edge.report import write_json
 from pd_edge.runtimes.torch import ModuleRuntime
-from pd_edge.sensors import SensorProfile, corrected, load_profile, mount_of
+from pd_edge.sensors import corrected, load_profile, mount_of
 from pd_edge.training.checkpoint import tensors_sha256
 from pd_edge.training.model import PointPillars
 from pd_edge.training.scene import Scene, ignored_label
@@ -279,18 +279,12 @@ def _key(source: UnlabelledSource, config: UnlabelledConfig, teacher: PointPilla
         CACHE_VERSION,
         sha256,
         teacher.config.model_dump_json(),
-        _profile(source).model_dump_json(),
+        profile_of(source.path, load_profile(source.sensor)).model_dump_json(),
         f"{source.path.resolve()} {source.topic}",
         tuple(_stamp(file) for file in _files(source.path)),
         f"{config.low} {config.every} {config.mirrored}",
     )
     return hashlib.sha256(repr(made).encode()).hexdigest()[:16]
-
-
-def _profile(source: UnlabelledSource) -> SensorProfile:
-    """The profile that clouds are read with: own data may name theirs themselves."""
-    profile = load_profile(source.sensor)
-    return OwnDataset(source.path, sensor=profile).profile if is_own_layout(source.path) else profile
 
 
 def _files(path: Path) -> list[Path]:
