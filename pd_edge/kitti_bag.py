@@ -43,8 +43,9 @@ def write_drive(
 ) -> Written:
     """Writes a drive as a bag.
 
-    ``/velodyne_points`` are the scans with their time stamps. ``/tf_static`` has the LiDAR on the inertial unit and
-    the reference camera on the LiDAR, ``/tf`` the inertial unit in the frame it had at the first scan.
+    ``/velodyne_points`` are the scans with their time stamps, intensities as the sensor wrote them. ``/tf_static`` has
+    the LiDAR on the inertial unit and the reference camera on the LiDAR, ``/tf`` the inertial unit in the frame it had
+    at the first scan.
     ``/camera/camera_info`` is the left colour camera, rectified. Where the drive has labels, ``/ground_truth`` has the
     boxes as Detection3DArray and ``/ground_truth/labels`` the lines of KITTI's label file, DontCare included.
 
@@ -69,7 +70,7 @@ def write_drive(
             writer.mounting(drive.calibration, int(times[0]))
         for index, name in enumerate(drive.ids):
             try:
-                frame = drive.frame(index)
+                frame = drive.frame(index)._replace(points=drive.written(index))
             except DataError as error:
                 left_out.append((name, str(error)))
                 continue

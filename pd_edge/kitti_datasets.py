@@ -10,7 +10,16 @@ from pd_edge.clouds import CheckedCloud
 from pd_edge.errors import DataError
 from pd_edge.files import read_text
 from pd_edge.kitti_calibration import Calibration, crop_to_image, read_object_calibration
-from pd_edge.kitti_frames import CloudFolder, Dataset, Frame, make_frame, named, read_checked, with_image_size
+from pd_edge.kitti_frames import (
+    CloudFolder,
+    Dataset,
+    Frame,
+    make_frame,
+    named,
+    read_checked,
+    unused_profile,
+    with_image_size,
+)
 from pd_edge.kitti_labels import read_labels
 from pd_edge.kitti_raw import RawDrive
 from pd_edge.own_data import OwnDataset, is_own_layout
@@ -81,6 +90,7 @@ class ObjectDataset:
                 f"{root}: no KITTI object folder; looked for velodyne and velodyne_reduced in it and in its training"
             )
         self.folder = folder
+        self._unused = unused_profile(sensor, folder, folder.parent)
         reduced = folder / "velodyne_reduced"
         self.cloud = ("reduced" if reduced.is_dir() else "full") if cloud == "auto" else cloud
         self.ids = self._all_ids() if split is None else _read_split(folder, split)
@@ -119,7 +129,7 @@ class ObjectDataset:
         labels = None
         if (self.folder / "label_2").is_dir():
             labels = read_labels(self.label_file(name))
-        return make_frame(name, cloud, calibration, labels)
+        return make_frame(name, cloud, calibration, labels, self._unused)
 
     def _read_cloud(self, name: str, calibration: Calibration | None) -> CheckedCloud:
         full, reduced = (self.folder / kind / f"{name}.bin" for kind in ("velodyne", "velodyne_reduced"))

@@ -14,6 +14,9 @@ from pd_edge.kitti_calibration import Calibration, ImageSize, png_size
 from pd_edge.kitti_labels import Label
 from pd_edge.sensors import KITTI, SensorProfile, corrected
 
+PROFILE = "sensor.yaml"
+"""The profile of a data set's clouds, where one stands beside them."""
+
 
 class Frame(NamedTuple):
     """One scan and what is known about it."""
@@ -124,7 +127,19 @@ def with_image_size(calibration: Calibration | None, image: Path) -> Calibration
     return calibration._replace(image_size=png_size(image))
 
 
-def make_frame(name: str, cloud: CheckedCloud, calibration: Calibration | None, labels: list[Label] | None) -> Frame:
+def unused_profile(sensor: SensorProfile, *folders: Path) -> tuple[str, ...]:
+    """A note where a profile stands in one of these folders, as `pd-edge simulate` leaves it, and none is in use."""
+    found = [folder / PROFILE for folder in folders if (folder / PROFILE).is_file()] if sensor == KITTI else []
+    return tuple(f"{each} is not in use, the profile to read these clouds with" for each in found[:1])
+
+
+def make_frame(
+    name: str,
+    cloud: CheckedCloud,
+    calibration: Calibration | None,
+    labels: list[Label] | None,
+    notes: tuple[str, ...] = (),
+) -> Frame:
     """A frame from its parts; the calibration tells the image size."""
     size = calibration.image_size if calibration else None
-    return Frame(name, cloud.points, calibration, labels, size, cloud.notes)
+    return Frame(name, cloud.points, calibration, labels, size, (*cloud.notes, *notes))

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pd_edge.clouds import read_cloud
 from pd_edge.errors import DataError
 from pd_edge.kitti_calibration import Calibration, Matrix, read_raw_calibration
-from pd_edge.kitti_frames import Frame, make_frame, named, read_checked, with_image_size
+from pd_edge.kitti_frames import Frame, make_frame, named, read_checked, unused_profile, with_image_size
 from pd_edge.kitti_labels import Label, read_labels
 from pd_edge.kitti_oxts import imu_poses, lidar_poses, read_oxts, read_timestamps
 from pd_edge.kitti_tracklets import Tracklet, read_tracklets, tracklet_labels
@@ -37,6 +38,7 @@ class RawDrive:
         self._sensor = sensor
         self.path = Path(path)
         self._scans = self.path / "velodyne_points"
+        self._unused = unused_profile(sensor, *self.path.resolve().parents[:2])
         files = sorted((self._scans / "data").glob("*.bin"))
         if not files:
             raise DataError(f"{self.path}: no KITTI raw drive with scans; looked for velodyne_points/data/*.bin")
@@ -61,6 +63,18 @@ class RawDrive:
 
     def __iter__(self) -> Iterator[Frame]:
         return map(self.frame, range(len(self)))
+
+    def written(self, index: int) -> npt.NDArray[np.float32]:
+        """The finite points (N, 4) of a scan, coordinates and intensities as they are written.
+
+        Raises:
+            DataError: The scan is missing or malformed.
+        """
+        points = read_cloud(self._scan_file(index))
+        return points[np.isfinite(points).all(axis=1)]
+
+    def _scan_file(self, index: int) -> Path:
+        return self._scans / "data" / f"{self.ids[index]}.bin"
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -118,8 +132,8 @@ class RawDrive:
     def _read(self, index: int) -> Frame:
         name = self.ids[index]
         calibration = with_image_size(self.calibration, self.path / "image_02" / "data" / f"{name}.png")
-        cloud = read_checked(self._scans / "data" / f"{name}.bin", self._sensor)
-        return make_frame(name, cloud, calibration, self._labels(index, calibration))
+        cloud = read_checked(self._scan_file(index), self._sensor)
+        return make_frame(name, cloud, calibration, self._labels(index, calibration), self._unused)
 
     def _labels(self, index: int, calibration: Calibration | None) -> list[Label] | None:
         if self._label_folder is not None:

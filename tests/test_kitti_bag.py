@@ -61,6 +61,19 @@ def test_a_bag_holds_all_that_the_drive_has(drive: Path, tmp_path: Path, car: La
     assert found[LABELS][0].data == (drive / "label_2" / "0000000000.txt").read_text()
 
 
+def test_intensities_stay_as_they_are_written(drive: Path, tmp_path: Path) -> None:
+    for file in (drive / "velodyne_points" / "data").iterdir():
+        cloud = np.fromfile(file, np.float32).reshape(-1, 4)
+        cloud[:, 3] = (255 * cloud[:, 3]).round()
+        cloud[7, 0] = np.nan
+        cloud.tofile(file)
+    write_drive(RawDrive(drive), tmp_path / "drive.mcap")
+    with BagReader(tmp_path / "drive.mcap") as bag:
+        (first, *_) = (bag.message(each) for each in bag.records({CLOUDS}))
+    wanted = np.fromfile(drive / "velodyne_points" / "data" / "0000000000.bin", np.float32).reshape(-1, 4)
+    np.testing.assert_array_equal(points_of(first).points, np.delete(wanted, 7, axis=0))
+
+
 def test_transforms_and_camera_project_as_the_calibration_does(drive: Path, tmp_path: Path) -> None:
     source = RawDrive(drive)
     write_drive(source, tmp_path / "drive.mcap")

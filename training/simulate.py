@@ -20,6 +20,7 @@ from pd_edge.config import Config, dump_config, load_config, parse_config
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.files import write_bytes
 from pd_edge.kitti import write_labels, write_object_calibration, write_raw_calibration
+from pd_edge.kitti_frames import PROFILE
 from pd_edge.kitti_oxts import packets_from_poses, write_oxts, write_timestamps
 from pd_edge.kitti_tracklets import write_tracklets
 from pd_edge.sensors import KITTI
@@ -28,8 +29,6 @@ from pd_edge.training.sim.drive import PERIOD, DriveScan, draw_street, drive_sca
 from pd_edge.training.sim.scene import SimulateConfig, simulate_frame
 
 RECIPE = "recipe.yaml"
-PROFILE = "sensor.yaml"
-"""The profile to read the clouds of a folder with, where they are not as KITTI's."""
 GENERATOR_VERSION = 4
 """Raised whenever the same recipe would give other bytes."""
 
@@ -213,8 +212,8 @@ def _check_drive(config: SimulateConfig) -> None:
 def claim(out: Path, recipe: Recipe) -> None:
     """Writes the recipe into a new or empty folder, or checks it against the one that is there.
 
-    Beside it stands the sensor's profile, where that is not KITTI's. Files whose names start with a dot are nobody's
-    data.
+    Beside it stands the profile to read the clouds with, where that is not KITTI's. Files whose names start with a dot
+    are nobody's data.
 
     Raises:
         ConfigError: The folder's recipe is another one; of an object folder, in more than the number of frames.

@@ -35,11 +35,11 @@ def card(
     from pd_edge.bundle import Bundle, find_model, summarize
     from pd_edge.commands.shared import load_detector
     from pd_edge.kitti import open_dataset
+    from pd_edge.kitti_frames import PROFILE
     from pd_edge.own_data import is_own_layout
     from pd_edge.sensors import load_profile
     from pd_edge.terminal import counting, say
     from pd_edge.training.model_card import measured, write_model_card
-    from pd_edge.training.simulate import PROFILE
 
     others = [summarize(find_model(name)) for name in beside or []]
     sources: list[tuple[Literal["real", "simulated"], Path | None]] = [("real", real), ("simulated", simulated)]

@@ -140,12 +140,12 @@ def _evaluate_model(
     detector: "Detector", frames: "Dataset", overlaps: dict[str, float]
 ) -> "tuple[Evaluation, list[str]]":
     from pd_edge.batch import detect_batch
-    from pd_edge.drive_report import ap_note
+    from pd_edge.drive_report import ap_note, notes_on
     from pd_edge.terminal import counting
 
     with counting("frames") as advance:
         result = detect_batch(detector, frames, advance=advance)
-    return result.complete_evaluation(overlaps), [ap_note(result)]
+    return result.complete_evaluation(overlaps), [ap_note(result), *notes_on(result)]
 
 
 def _evaluate_bag(

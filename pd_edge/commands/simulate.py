@@ -44,9 +44,10 @@ def simulate(
       pd-edge simulate data/sim-32 --frames 2000 --sensor vlp-32c --mount-height 2.4
     """
     from pd_edge.config import load_config
+    from pd_edge.kitti_frames import PROFILE
     from pd_edge.terminal import counting, say
     from pd_edge.training.sim.scene import SimulateConfig
-    from pd_edge.training.simulate import PROFILE, configured, simulate_drive, simulate_object
+    from pd_edge.training.simulate import configured, simulate_drive, simulate_object
 
     settings = configured(load_config(config, SimulateConfig) if config is not None else None, sensor, mount_height)
     folder = out

@@ -18,6 +18,7 @@ from pd_edge.config import dump_config, load_config
 from pd_edge.errors import ConfigError, DataError, EngineError
 from pd_edge.evaluate import bootstrap, evaluate
 from pd_edge.kitti import Label
+from pd_edge.kitti_frames import PROFILE
 from pd_edge.own_labels import objects_of, write_objects
 from pd_edge.sensors import KITTI
 from pd_edge.training.checkpoint import State
@@ -36,7 +37,7 @@ from pd_edge.training.model_card import (
 )
 from pd_edge.training.provenance import Provenance, provenance, write_provenance
 from pd_edge.training.sim.scene import SimulateConfig
-from pd_edge.training.simulate import GENERATOR_VERSION, PROFILE, RECIPE, Recipe
+from pd_edge.training.simulate import GENERATOR_VERSION, RECIPE, Recipe
 
 CAR = Label("Car", 0.0, 0, 0.0, (100.0, 100.0, 200.0, 200.0), 1.5, 1.6, 4.0, (1.0, 1.5, 12.0), 0.0, None)
 
@@ -336,7 +337,7 @@ def test_a_card_reads_simulated_frames_with_their_profile(
     model, run = of_tiny
     dump_config(KITTI.model_copy(update={"height": 2.4}), tmp_path / "sim" / PROFILE)
     seen: list[Any] = []
-    monkeypatch.setattr("pd_edge.kitti.open_dataset", lambda *given: seen.append(given) or [])
+    monkeypatch.setattr("pd_edge.kitti.open_dataset", lambda *given: seen.append(given))
     monkeypatch.setattr("pd_edge.batch.detect_batch", lambda detector, *_, **__: seen.append(detector))
     monkeypatch.setattr("pd_edge.training.model_card.measured", lambda *_: None)
     monkeypatch.setattr("pd_edge.training.model_card.write_model_card", lambda *_: "card")

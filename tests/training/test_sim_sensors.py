@@ -13,6 +13,7 @@ from pd_edge.config import ModelConfig
 from pd_edge.errors import ConfigError
 from pd_edge.ground import find_ground
 from pd_edge.kitti import ObjectDataset, RawDrive, boxes_to_lidar
+from pd_edge.kitti_frames import PROFILE
 from pd_edge.kitti_tracklets import read_tracklets
 from pd_edge.sensors import KITTI, MODEL_HEIGHT, load_profile, shipped_profiles
 from pd_edge.training.data import FolderScenes
@@ -20,7 +21,7 @@ from pd_edge.training.data_config import SourceConfig
 from pd_edge.training.sim.beams import BEAMS, HDL64E
 from pd_edge.training.sim.scene import SimulateConfig, simulate_frame
 from pd_edge.training.sim.sensor import SensorConfig, draw_sensor, turn_rays
-from pd_edge.training.simulate import PROFILE, configured, simulate_drive, simulate_object
+from pd_edge.training.simulate import configured, simulate_drive, simulate_object
 
 MODEL = ModelConfig(pillar_channels=8, backbone_channels=(8, 8, 8), neck_channels=8)
 COUNTS = {"hdl-64e": 64, "vlp-16": 16, "vlp-32c": 32, "xt32": 32, "pandar64": 64, "os1-64": 64, "os1-128": 128}
@@ -81,6 +82,7 @@ def test_objects_and_boxes_agree_in_the_sensors_frame(raised: Path) -> None:
     for frame in ObjectDataset(raised, sensor=profile):
         assert frame.labels is not None
         assert frame.calibration is not None
+        assert not any("in use" in note for note in frame.notes)
         boxes = boxes_to_lidar([label for label in frame.labels if label.name != "DontCare"], frame.calibration)
         bottoms = boxes[:, 2] - boxes[:, 5] / 2
         near = np.hypot(boxes[:, 0], boxes[:, 1]) < 25
@@ -116,6 +118,16 @@ def test_a_drive_is_in_the_sensors_frame_too(tmp_path: Path) -> None:
     for track in read_tracklets(path / "tracklet_labels.xml"):
         assert -3.6 < track.poses[0, 2] < -1.2
     assert drive.frame(0).labels
+    assert not any("in use" in note for note in drive.frame(0).notes)
+
+
+def test_a_profile_that_is_left_out_is_told(raised: Path, tmp_path: Path) -> None:
+    path = simulate_drive(tmp_path, 1, 4, configured(None, "vlp-32c", 2.4), workers=1)
+    for root, frames in ((raised, ObjectDataset(raised)), (tmp_path.resolve(), RawDrive(path))):
+        assert f"{root / PROFILE} is not in use, the profile to read these clouds with" in frames.frame(0).notes
+        assert len(frames.frame(0).notes) == 2  # and the scale of the intensity
+    with pytest.warns(UserWarning, match="sensor.yaml is not in use"):
+        FolderScenes(SourceConfig(root=raised), MODEL)[0]
 
 
 def test_the_default_needs_no_profile(tmp_path: Path) -> None:
