@@ -130,7 +130,7 @@ def with_image_size(calibration: Calibration | None, image: Path) -> Calibration
 def unused_profile(sensor: SensorProfile, *folders: Path) -> tuple[str, ...]:
     """A note where a profile stands in one of these folders, as `pd-edge simulate` leaves it, and none is in use."""
     found = [folder / PROFILE for folder in folders if (folder / PROFILE).is_file()] if sensor == KITTI else []
-    return tuple(f"{each} is not in use, the profile to read these clouds with" for each in found[:1])
+    return tuple(f"{each}, the profile of these clouds, is not in use: name it as the sensor" for each in found[:1])
 
 
 def make_frame(

@@ -123,6 +123,9 @@ def read_config(
         data["distillation"] = {"method": method}
     if unlabelled:
         data["unlabelled"] = {**(data.get("unlabelled") or {}), **unlabelled}
+        if "sources" not in data["unlabelled"]:
+            given = ", ".join(f"{name} {value}" for name, value in unlabelled.items())
+            raise ConfigError(f"{path}: {given} is for clouds without labels, and names none; add --unlabelled BAG")
     if "teacher" not in data:
         raise ConfigError(f"{path}: names no teacher; add --teacher with a model folder, run or weights file")
     return parse_config(data, DistillConfig, str(path))

@@ -124,9 +124,12 @@ def test_a_drive_is_in_the_sensors_frame_too(tmp_path: Path) -> None:
 def test_a_profile_that_is_left_out_is_told(raised: Path, tmp_path: Path) -> None:
     path = simulate_drive(tmp_path, 1, 4, configured(None, "vlp-32c", 2.4), workers=1)
     for root, frames in ((raised, ObjectDataset(raised)), (tmp_path.resolve(), RawDrive(path))):
-        assert f"{root / PROFILE} is not in use, the profile to read these clouds with" in frames.frame(0).notes
+        assert (
+            f"{root / PROFILE}, the profile of these clouds, is not in use: name it as the sensor"
+            in frames.frame(0).notes
+        )
         assert len(frames.frame(0).notes) == 2  # and the scale of the intensity
-    with pytest.warns(UserWarning, match="sensor.yaml is not in use"):
+    with pytest.warns(UserWarning, match="sensor.yaml, .* is not in use"):
         FolderScenes(SourceConfig(root=raised), MODEL)[0]
 
 

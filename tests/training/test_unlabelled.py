@@ -260,6 +260,8 @@ def test_the_command_line_fills_the_section(teacher: Path, tiny_model: PointPill
     assert config.unlabelled is not None
     assert (config.unlabelled.high, config.unlabelled.low) == (0.6, 0.15)
     assert config.unlabelled.sources == (UnlabelledSource(path=Path("a.mcap"), sensor="vlp-16"),)
+    with pytest.raises(ConfigError, match=r"high 0\.6 is for clouds without labels, and names none; add --unlabelled"):
+        read_config(path, None, None, {"high": 0.6})
     with pytest.raises(ConfigError, match=r"low 0\.7 must not exceed high 0\.6"):
         read_config(path, None, None, {"sources": [{"path": "a.mcap"}], "high": 0.6, "low": 0.7})
 
