@@ -30,6 +30,7 @@ from pd_edge.errors import EngineError
 from pd_edge.evaluate import Evaluation
 from pd_edge.kitti import Dataset
 from pd_edge.runtimes.cuda import find_gpu
+from pd_edge.sensors import KITTI, SensorProfile
 
 Advance = Callable[[int, int], None]
 
@@ -77,6 +78,8 @@ class Trial(NamedTuple):
     name: str
     """The data set, as it was given."""
     frames: Dataset
+    sensor: SensorProfile = KITTI
+    """The profile that they are read with."""
 
 
 def build_engine(
@@ -131,7 +134,7 @@ def measure(folder: Path, trial: Trial) -> Measured:
         EngineError: The engine cannot run on this machine.
         DataError: A frame cannot be used or has no labels.
     """
-    evaluation = detect_batch(load(folder), trial.frames).complete_evaluation()
+    evaluation = detect_batch(load(folder, sensor=trial.sensor.only_mount()), trial.frames).complete_evaluation()
     return Measured(data=trial.name, frames=evaluation.frames, ap=ap_by_name(evaluation))
 
 

@@ -17,11 +17,13 @@ from pd_edge.cli import main
 from pd_edge.commands.compare import parse_detector
 from pd_edge.compare import GATES, Difference, Gate, compare, head_difference, precision_kind, twins
 from pd_edge.compare_ap import Ap, loss_interval
+from pd_edge.config import dump_config
 from pd_edge.decode import Heads
 from pd_edge.detector import Detector, load
 from pd_edge.engines.build import BuildOptions, build_engine
 from pd_edge.errors import ConfigError, EngineError
-from pd_edge.kitti import ObjectDataset, boxes_to_labels, write_object_frame, write_split
+from pd_edge.kitti import Dataset, ObjectDataset, boxes_to_labels, write_object_frame, write_split
+from pd_edge.sensors import KITTI
 from pd_edge.training.sim.camera import camera_calibration
 
 if TYPE_CHECKING:
@@ -184,6 +186,26 @@ def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as exit_:
         main([str(each) for each in arguments])
     return int(exit_.value.code or 0)
+
+
+def test_the_command_takes_frames_of_another_sensor(
+    tiny_bundle: Bundle, kitti: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_engine(tiny_bundle.folder, tmp_path / "engine", BuildOptions("openvino"))
+    dump_config(KITTI.model_copy(update={"height": 2.23, "intensity_max": 2.0}), tmp_path / "high.yaml")
+    heights: list[float] = []
+    brightest: list[float] = []
+
+    def look(opened: dict[str, Detector], dataset: Dataset, *more: Any) -> list[Difference]:
+        heights.extend(each.mount.to_model[2, 3] for each in opened.values())
+        brightest.append(dataset.frame(0).points[:, 3].max())
+        return compare(opened, dataset, *more)
+
+    monkeypatch.setattr("pd_edge.compare.compare", look)
+    sensor = ("--sensor", tmp_path / "high.yaml")
+    assert run("compare", tiny_bundle.folder, tmp_path / "engine", "--data", kitti, "--frames", 1, *sensor) == 0
+    assert heights == pytest.approx([0.5, 0.5])
+    assert brightest == pytest.approx([0.5], abs=0.01)
 
 
 def test_the_command_holds_and_shuts(

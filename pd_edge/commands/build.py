@@ -48,6 +48,7 @@ def build(
         Path | None, typer.Option(help="Labelled frames to measure AP on; the manifest keeps the figures.")
     ] = None,
     split: Split = None,
+    sensor: Annotated[str, typer.Option(help="Sensor profile of DATA: a shipped one's name, or a YAML file.")] = "",
     plugin: Annotated[Path | None, typer.Option(help="libpd_edge_plugins.so, for the form plugin.")] = None,
     min_points: Annotated[int, typer.Option(min=1, help="TensorRT, forms that take points: fewest.")] = 1,
     opt_points: Annotated[int, typer.Option(min=1, help="TensorRT, forms that take points: tuned for.")] = 20_000,
@@ -83,10 +84,13 @@ def build(
     from pd_edge.engines.build import BuildOptions, Trial, build_engine
     from pd_edge.errors import ConfigError
     from pd_edge.kitti import open_dataset
+    from pd_edge.sensors import load_profile
     from pd_edge.terminal import counting, say, show
 
     if split is not None and data is None:
         raise ConfigError(f"--split {split}: of the frames of --data, which is missing; give both or neither")
+    if sensor and data is None:
+        raise ConfigError(f"--sensor {sensor}: of the frames of --data, which is missing; give both or neither")
     flags = {
         "points": {"least": min_points, "usual": opt_points, "most": max_points},
         "tf32": tf32,
@@ -101,7 +105,8 @@ def build(
         timing_cache=timing_cache,
         rebuild=rebuild,
     )
-    trial = None if data is None else Trial(str(data), open_dataset(data, split))
+    profile = load_profile(sensor)
+    trial = None if data is None else Trial(str(data), open_dataset(data, split, profile), profile)
     with counting("building [%]") as advance:
         engine, built = build_engine(source, out, options, trial, advance)
     if engine.manifest.measured is not None:

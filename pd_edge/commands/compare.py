@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pd_edge.commands.options import JsonFile, Split, Threads
+from pd_edge.commands.options import JsonFile, Sensor, Split, Threads
 
 
 def compare(
@@ -19,6 +19,7 @@ def compare(
     *,
     data: Annotated[Path, typer.Option(help="Clouds or data set; labels give AP.")],
     split: Split = None,
+    sensor: Sensor = "",
     frames: Annotated[int | None, typer.Option(min=1, help="Take only so many frames, from the first.")] = None,
     threads: Threads = None,
     head: Annotated[float | None, typer.Option(min=0, help="Gate: difference of heads, part of the largest.")] = None,
@@ -56,15 +57,17 @@ def compare(
     from pd_edge.compare_report import difference_json, difference_table
     from pd_edge.errors import DataError
     from pd_edge.kitti import open_dataset
+    from pd_edge.sensors import load_profile
     from pd_edge.terminal import counting, say
 
     if len(detectors) < 2 or len(set(detectors)) < len(detectors):
         raise typer.BadParameter("give a reference and one or more others, each once", param_hint="DETECTOR")
-    dataset = open_dataset(data, split)
+    profile = load_profile(sensor)
+    dataset = open_dataset(data, split, profile)
     opened = {}
     for each in detectors:
         model, runtime, precision = parse_detector(each)
-        opened[each] = load_detector(model, runtime, precision, threads, None)
+        opened[each] = load_detector(model, runtime, precision, threads, None, profile)
     given = {"head": head, "matched": matched, "score": score, "yaw": yaw, "flips": flips, "ap": ap}
     with counting("frames") as advance:
         differences = run(opened, dataset, frames, advance)

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pd_edge.batch import BatchResult, detect_batch
 from pd_edge.boxes import Detections
 from pd_edge.bundle import Bundle
 from pd_edge.cli import main
 from pd_edge.config import dump_config
-from pd_edge.detector import load
+from pd_edge.detector import Detector, load
 from pd_edge.engine_folder import EngineFolder
 from pd_edge.engine_manifest import BuildFlags, PointRange, read_manifest
 from pd_edge.engine_targets import TARGETS, find_target, target_of
@@ -28,6 +29,7 @@ from pd_edge.engines.onnx_metadata import read_metadata
 from pd_edge.errors import ConfigError, EngineError, MissingExtraError
 from pd_edge.kitti import ObjectDataset, boxes_to_labels, write_object_frame, write_split
 from pd_edge.runtimes import open_engine
+from pd_edge.sensors import KITTI
 from pd_edge.training.sim.camera import camera_calibration
 
 if TYPE_CHECKING:
@@ -199,11 +201,33 @@ def test_ap_is_measured_at_build_time(dense: Path, tiny_cloud: Cloud, tmp_path: 
     assert engine.manifest.measured == measured
 
 
-def test_a_split_without_frames_is_refused(dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_frames_of_another_sensor_meet_its_mount(
+    dense: Path, tmp_path: Path, tiny_cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    high = KITTI.model_copy(update={"height": 2.23})
+    calibration = camera_calibration()
+    cars = np.array([[12.0, 0, -0.9, 4, 1.7, 1.5, 0.0]])
+    labels = boxes_to_labels(cars, ["Car"], calibration, occlusion=[0])
+    write_object_frame(tmp_path, "000000", tiny_cloud, calibration, labels)
+    heights: list[float] = []
+
+    def look(detector: Detector, *_: object) -> BatchResult:
+        heights.append(detector.mount.to_model[2, 3])
+        return detect_batch(detector, ObjectDataset(tmp_path))
+
+    monkeypatch.setattr("pd_edge.engines.build.detect_batch", look)
+    build_engine(dense, tmp_path / "engine", OPENVINO, Trial("here", ObjectDataset(tmp_path, sensor=high), high))
+    assert heights == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize("option", ["--split val", "--sensor vlp-16"])
+def test_what_is_said_of_no_frames_is_refused(
+    option: str, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["build", str(dense), "--out", str(tmp_path / "engine"), "--split", "val"])
+        main(["build", str(dense), "--out", str(tmp_path / "engine"), *option.split()])
     assert ended.value.code == 1
-    assert "--split val: of the frames of --data, which is missing" in capsys.readouterr().err
+    assert f"{option}: of the frames of --data, which is missing" in capsys.readouterr().err
     assert not (tmp_path / "engine").exists()
 
 
