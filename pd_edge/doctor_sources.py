@@ -13,11 +13,13 @@ from pd_edge.errors import DataError
 from pd_edge.pointcloud2 import Converted, points_of
 from pd_edge.sensors import SensorProfile
 
-FOLDERS = (
+KITTI_FOLDERS = (
     *("training/velodyne_reduced", "training/velodyne", "testing/velodyne", "velodyne_reduced", "velodyne"),
-    *("velodyne_points/data", "points"),
+    "velodyne_points/data",
 )
-"""Where KITTI's layouts and own data keep clouds."""
+"""Where KITTI's layouts keep clouds."""
+FOLDERS = (*KITTI_FOLDERS, "points")
+"""Where those and own data do."""
 
 
 def sample_of(source: Path, profile: SensorProfile, most: int, topic: str | None = None) -> Sample:

@@ -9,6 +9,7 @@ import yaml
 from pd_edge.batch import BatchResult
 from pd_edge.bundle import Bundle, Manifest, ModelSummary, read_results
 from pd_edge.config import load_config
+from pd_edge.doctor_sources import KITTI_FOLDERS
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.evaluate import Bootstrap, Evaluation, bootstrap
 from pd_edge.files import write_bytes
@@ -30,11 +31,12 @@ from pd_edge.training.unlabelled_config import UnlabelledSource
 CONFIGS = Path(__file__).resolve().parent / "configs"
 VAL_SET = Path(__file__).resolve().parent / "sim" / "val_set.yaml"
 RESAMPLES = 1000
-Licence = Literal["Apache-2.0", "CC-BY-NC-SA-3.0"]
+Licence = Literal["Apache-2.0", "CC-BY-NC-SA-3.0", "of its data"]
 TERMS: dict[Licence, str] = {
     "Apache-2.0": "Apache-2.0. Trained on simulated scans alone.",
     "CC-BY-NC-SA-3.0": "CC BY-NC-SA 3.0, non-commercial use only: {reason} KITTI frames (Geiger, Lenz and Urtasun, "
     "CVPR 2012), which are published under that licence.",
+    "of its data": "That of the data that it was trained on, which its owner has to name.",
 }
 
 
@@ -131,18 +133,19 @@ def _teacher_of(results: dict[str, Any]) -> str:
 
 
 def licence_of(config: TrainConfig) -> Licence:
-    """The licence of weights: the project's where all that taught them is free, KITTI's otherwise.
+    """The licence of weights: KITTI's where it, or may be it, taught them; else the project's, or that of own data.
 
     Simulated scans are free; a teacher, and weights to start from, are where their own model folder says so.
     """
-    free = all(map(_simulated, _roots(config))) and all(map(_free, _taught_by(config)))
-    return "Apache-2.0" if free else "CC-BY-NC-SA-3.0"
+    if any(map(_kitti, _roots(config))) or not all(map(_free, _taught_by(config))):
+        return "CC-BY-NC-SA-3.0"
+    return "Apache-2.0" if all(map(_simulated, _roots(config))) else "of its data"
 
 
 def _taught_by(config: TrainConfig) -> list[Path]:
-    """Weights that others left something of in these."""
+    """Weights that left something of theirs in these; of a teacher, be it its boxes alone."""
     found = [config.init] if config.init is not None else []
-    if isinstance(config, DistillConfig) and config.distillation.method != "none":
+    if isinstance(config, DistillConfig) and (config.distillation.method != "none" or config.has_unlabelled):
         found.append(config.teacher)
     return found
 
@@ -168,9 +171,15 @@ def _simulated(root: Path) -> bool:
     return (root / RECIPE).is_file()
 
 
+def _kitti(root: Path) -> bool:
+    """Whether frames are, or may be, KITTI's: in its layout, or no longer here to be looked at."""
+    in_layout = not root.exists() or any((root / folder).is_dir() for folder in KITTI_FOLDERS)
+    return in_layout and not _simulated(root)
+
+
 def _terms(config: TrainConfig) -> str:
     """The licence in words."""
-    if all(map(_simulated, _roots(config))):
+    if not any(map(_kitti, _roots(config))):
         others = " and ".join(_name(path) for path in _taught_by(config) if not _free(path))
         reason = f"the weights learnt from {others}, which saw, or may have seen,"
     else:

@@ -99,6 +99,27 @@ def test_a_student_inherits_its_teacher_s_licence(tmp_path: Path, licence: str) 
     assert licence_of(alone) == "Apache-2.0"
 
 
+@pytest.mark.parametrize("licence", ["Apache-2.0", "CC-BY-NC-SA-3.0"])
+def test_a_teacher_s_boxes_teach_without_a_method(tmp_path: Path, licence: str) -> None:
+    simulated = simulated_source(tmp_path / "sim")
+    (tmp_path / "results.json").write_text(json.dumps({"summary": {"licence": licence}}))
+    fields = config_of(simulated).model_dump()
+    fields |= {"teacher": tmp_path, "distillation": {"method": "none"}}
+    fields["unlabelled"] = {"sources": [{"path": simulated.root}]}
+    assert licence_of(DistillConfig.model_validate(fields)) == licence
+
+
+def test_own_data_are_not_called_kitti_s(model: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "own" / "points").mkdir(parents=True)
+    own = config_of(SourceConfig(root=tmp_path / "own"), simulated_source(tmp_path / "sim"))
+    assert licence_of(own) == "of its data"
+    card, _ = card_of(model, run_of(tmp_path, own))
+    assert "That of the data that it was trained on" in card
+    assert "KITTI" not in card
+    (tmp_path / "kitti" / "training" / "velodyne").mkdir(parents=True)
+    assert licence_of(config_of(*own.data.sources, SourceConfig(root=tmp_path / "kitti"))) == "CC-BY-NC-SA-3.0"
+
+
 @pytest.mark.parametrize(("licence", "free"), [("Apache-2.0", True), ("CC-BY-NC-SA-3.0", False), (None, False)])
 def test_weights_inherit_the_licence_of_those_they_started_from(
     model: Bundle, tmp_path: Path, licence: str | None, free: bool
