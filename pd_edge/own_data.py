@@ -18,6 +18,8 @@ from pd_edge.sensors import KITTI, MODEL_HEIGHT, Mount, SensorProfile, load_prof
 
 POINTS, LABELS, SPLITS, CALIBRATION, SETTINGS = "points", "labels", ("splits", "ImageSets"), "calib", "dataset.yaml"
 """What is where in the layout; lists of frames in one of the two folders."""
+TIMES = "times.txt"
+"""Time stamps, a line ``ID nanoseconds`` for each frame."""
 
 LEVEL = f"points and boxes are level, {MODEL_HEIGHT} m above the ground, by the sensor of {SETTINGS}"
 """Note on frames that are not as their clouds are written."""
@@ -78,6 +80,24 @@ class OwnDataset:
 
     def __iter__(self) -> Iterator[Frame]:
         return map(self.frame, range(len(self)))
+
+    def times_ns(self) -> list[int] | None:
+        """Time stamps of the frames [ns]; None where ``times.txt`` is missing.
+
+        Raises:
+            DataError: It is malformed, or lacks a frame.
+        """
+        file = self.folder / TIMES
+        if not file.exists():
+            return None
+        rows = [line.split() for line in read_text(file, "time stamps").split("\n") if line.strip()]
+        wrong = next((row for row in rows if len(row) != 2 or not row[1].isdecimal()), None)
+        times = {} if wrong else {name: int(time) for name, time in rows}
+        lacking = next((name for name in self.ids if name not in times), None)
+        if wrong or lacking is not None:
+            what = f"{' '.join(wrong)!r} is no time stamp" if wrong else f"lacks frame {lacking}"
+            raise DataError(f"{file}: {what}; expected a line `ID nanoseconds` for every frame, or no such file")
+        return [times[name] for name in self.ids]
 
     def cloud_file(self, name: str) -> Path:
         """The cloud of a frame."""

@@ -7,12 +7,12 @@ from pd_edge.clouds import SUFFIXES, Cloud, write_cloud
 from pd_edge.config import dump_config
 from pd_edge.errors import DataError
 from pd_edge.files import write_bytes
-from pd_edge.own_data import LABELS, POINTS, SETTINGS, OwnConfig
+from pd_edge.own_data import LABELS, POINTS, SETTINGS, TIMES, OwnConfig
 from pd_edge.own_labels import Objects, write_objects
 from pd_edge.sensors import KITTI, SensorProfile
 
-TIMES, SENSOR = "times.txt", "sensor.yaml"
-"""Time stamps, a line ``ID nanoseconds`` for each frame; and the profile that ``dataset.yaml`` names."""
+SENSOR = "sensor.yaml"
+"""The profile that ``dataset.yaml`` names."""
 
 
 class OwnWriter:

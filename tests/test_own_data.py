@@ -236,3 +236,14 @@ def test_yaw_comes_within_half_a_turn(tmp_path: Path) -> None:
     objects = objects_of([[1, 2, 3, 4, 2, 1, 3 * math.pi]], ["Car"])
     write_objects(tmp_path / "a.json", objects)
     assert abs(read_objects(tmp_path / "a.json", tmp_path).boxes[0, 6]) == pytest.approx(math.pi, abs=1e-4)
+
+
+def test_time_stamps(own: Path) -> None:
+    assert OwnDataset(own).times_ns() is None
+    (own / "times.txt").write_text("000 5\n002 1700000000000000007\n001 6\n")
+    assert OwnDataset(own).times_ns() == [5, 6, 1700000000000000007]
+    assert OwnDataset(own, "val").times_ns() == [1700000000000000007, 5]
+    for text, said in (("000 5\n001 6\n", "lacks frame 002"), ("000 soon\n", "'000 soon' is no time stamp")):
+        (own / "times.txt").write_text(text)
+        with pytest.raises(DataError, match=said):
+            OwnDataset(own).times_ns()

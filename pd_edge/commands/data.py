@@ -84,9 +84,9 @@ def from_bag(
 ) -> None:
     """Write a bag's clouds, and boxes where it has some, as own data.
 
-    Frames are numbered as the clouds in the bag; times.txt has their time stamps. Boxes of the same time stamp become
-    labels, in the cloud's frame (/tf_static leads there). A sensor profile is written beside the frames and applied
-    whenever they are read. Needs the extra bags.
+    Frames are numbered as the clouds in the bag; times.txt has their time stamps, for `view`. Boxes of the same time
+    stamp become labels, in the cloud's frame (/tf_static leads there). A sensor profile is written beside the frames
+    and applied whenever they are read. Needs the extra bags.
 
     \b
     Examples:

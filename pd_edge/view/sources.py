@@ -9,6 +9,7 @@ from pd_edge.batch import JoinedDataset, points_to_use
 from pd_edge.doctor_sources import FOLDERS
 from pd_edge.errors import DataError, EngineError
 from pd_edge.kitti import DONT_CARE, Dataset, Frame, RawDrive, boxes_to_lidar, open_dataset
+from pd_edge.own_data import OwnDataset
 from pd_edge.ros_messages import Objects
 from pd_edge.sensors import Mount, SensorProfile
 from pd_edge.view.find import Find
@@ -86,8 +87,10 @@ def moments_of(
 
 
 def _times(dataset: Dataset) -> list[int] | None:
-    """When the scans of a raw drive were taken [ns]; None where that is not known."""
+    """When the scans of a raw drive or of own data were taken [ns]; None where that is not known."""
     try:
+        if isinstance(dataset, OwnDataset):
+            return dataset.times_ns()
         return [int(each) for each in dataset.times_ns] if isinstance(dataset, RawDrive) else None
     except DataError:
         return None

@@ -25,6 +25,7 @@ from pd_edge.kitti import (
     write_raw_drive,
     write_split,
 )
+from pd_edge.own_labels import objects_of, write_objects
 from pd_edge.sensors import SensorProfile, mount_of
 from pd_edge.view import sources
 from pd_edge.view.sources import Choice, is_bag
@@ -98,6 +99,25 @@ def test_a_drive_has_a_time_line_and_ground_truth(
         truth[2:9], boxes_to_lidar([car], RawDrive(drive).calibration or calibration)[0], atol=1e-3
     )
     np.testing.assert_allclose(clouds_of(run.page)[0], tiny_cloud, atol=0.51 / 255)
+
+
+def test_own_data_have_a_time_line_and_are_level_once(
+    run: Runner, tmp_path: Path, tiny_cloud: npt.NDArray[np.float32]
+) -> None:
+    own, box = tmp_path / "own", [12.0, 3, -1, 4, 1.7, 1.5, 0.4]
+    for number in range(2):
+        write_cloud(own / "points" / f"{number}.npy", tiny_cloud)
+        write_objects(own / "labels" / f"{number}.json", objects_of([box], ["Car"]))
+    (own / "times.txt").write_text("0 1000000000\n1 1250000000\n")
+    for settings, height in (("{}\n", 0.0), ("sensor: high.yaml\n", 1.0)):
+        (own / "dataset.yaml").write_text(settings)
+        (own / "high.yaml").write_text("name: high\nheight: 2.73\n")
+        run(own, "--no-detect")
+        assert [frame["time"] for frame in run.frames] == [0.0, 0.25]
+        (truth,) = run.frames[0]["truth"]
+        np.testing.assert_allclose(truth[2:9], np.add(box, [0, 0, height, 0, 0, 0, 0]), atol=1e-3)
+        shown = clouds_of(run.page)[0]
+        np.testing.assert_allclose(shown[:, 2], tiny_cloud[:, 2] + height, atol=0.01)
 
 
 def test_a_model_s_boxes_are_what_it_finds(
