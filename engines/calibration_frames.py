@@ -47,7 +47,8 @@ def training_clouds(weights: Path, count: int) -> list[Cloud]:
     origin = provenance(weights)
     sources = [] if origin is None else [each for each in origin.config.data.sources if each.root.is_dir()]
     if not sources:
-        told = "no train.yaml" if origin is None else ", ".join(str(each.root) for each in origin.config.data.sources)
+        named = [] if origin is None else [str(each.root) for each in origin.config.data.sources]
+        told = "no train.yaml" if origin is None else ", ".join(named) or "clouds without labels alone"
         raise DataError(
             f"{weights}: its training frames are not here ({told}); give frames to calibrate on with --data"
         )

@@ -222,6 +222,11 @@ def test_without_data_the_training_frames_are_taken(
 ) -> None:
     with pytest.raises(DataError, match=r"training frames are not here \(no train.yaml\); give .* with --data"):
         training_clouds(tiny_bundle.folder, 4)
+    taught = {"teacher": "big", "unlabelled": {"sources": [{"path": "drive.mcap"}]}, "samples": 1}
+    (tmp_path / "train.yaml").write_text(json.dumps(taught | {"model": tiny_bundle.config.model.model_dump()}))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(DataError, match=r"not here \(clouds without labels alone\); give .* with --data"):
+        training_clouds(tmp_path, 4)
     shipped = Path(__file__).resolve().parents[2] / "pd_edge/weights/pointpillars-4x"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"not here \(data/sim-train, data/kitti/object\); give .* with --data"):
