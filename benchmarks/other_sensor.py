@@ -7,10 +7,12 @@ What the README says of another sensor, with torch in float32 on one thread:
         --mount-height 2.4
     pd-edge distill training/configs/other-sensor-unlabelled.yaml --out runs/unlabelled
     pd-edge distill training/configs/other-sensor-unlabelled.yaml --high 0.4 --out runs/unlabelled-0.4
+    pd-edge distill training/configs/other-sensor-pointdistiller.yaml --out runs/unlabelled-pointdistiller
     pd-edge train training/configs/other-sensor-labelled.yaml --out runs/labelled
     pd-edge train training/configs/other-sensor-fewer-beams.yaml --out runs/fewer-beams
     python benchmarks/other_sensor.py data/sim-32-val --sensor data/sim-32-val/sensor.yaml pointpillars-4x-nokd \
-        pointpillars-teacher runs/unlabelled runs/unlabelled-0.4 runs/labelled runs/fewer-beams --json figures.json
+        pointpillars-teacher runs/unlabelled runs/unlabelled-0.4 runs/unlabelled-pointdistiller runs/labelled \
+        runs/fewer-beams --json figures.json
     python benchmarks/other_sensor.py data/sim-32-val --sensor vlp-32c pointpillars-4x-nokd pointpillars-teacher \
         --json figures.json --key sim-32-val-with-the-profile-of-1.8-m
     python benchmarks/other_sensor.py data/kitti/object --beams 2 pointpillars-4x-nokd runs/labelled runs/fewer-beams \
