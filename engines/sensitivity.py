@@ -27,6 +27,7 @@ from pd_edge.engine_manifest import Precision
 from pd_edge.engines.onnx_file import form_onnx, numbers_of, rest_of
 from pd_edge.engines.onnx_numbers import Numbers, Single
 from pd_edge.engines.quantize import FLOAT_LAYERS, Calibration, Int8
+from pd_edge.sensors import KITTI, SensorProfile
 from pd_edge.training.model import PointPillars
 from pd_edge.training.validate import InMemory
 
@@ -118,6 +119,7 @@ def measure_sensitivity(
     dataset: Dataset,
     *,
     unsigned: bool,
+    sensor: SensorProfile = KITTI,
     advance: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Ranks the layers of a network by the AP that is lost when only they are quantised.
@@ -128,6 +130,7 @@ def measure_sensitivity(
         calibration: Ranges of all layers.
         dataset: Labelled frames, each read once per layer.
         unsigned: UINT8 maps as in ``int8-cpu``, instead of the INT8 of ``int8-trt``.
+        sensor: How the frames' sensor is mounted.
         advance: Called with the evaluations done and wanted, after each.
 
     Raises:
@@ -139,7 +142,7 @@ def measure_sensitivity(
     numbers |= {each: Int8(rest, calibration, unsigned=unsigned, layers=[each]) for each in calibration.ranges}
     means: dict[str, tuple[float, float]] = {}
     for layer, each in numbers.items():
-        evaluation = _evaluate(model, config, each, dataset)
+        evaluation = _evaluate(model, config, each, dataset, sensor)
         means[layer] = evaluation.mean("3d", "moderate"), evaluation.mean("bev", "moderate")
         if advance is not None:
             advance(len(means), len(numbers))
@@ -158,7 +161,9 @@ def sensitivity_table(report: Report) -> Table:
     return Table(title, ("layer", "3D", "BEV"), rows, (note, few))
 
 
-def _evaluate(model: PointPillars, config: DetectorConfig, numbers: Numbers, dataset: Dataset) -> Evaluation:
+def _evaluate(
+    model: PointPillars, config: DetectorConfig, numbers: Numbers, dataset: Dataset, sensor: SensorProfile
+) -> Evaluation:
     graph = form_onnx(model, config, "dense", numbers, {}).SerializeToString()
     trained = InMemory("sensitivity", config, model.fold_pillar_net())
-    return detect_batch(Detector(trained, DenseInOpenVino(graph)), dataset).complete_evaluation()
+    return detect_batch(Detector(trained, DenseInOpenVino(graph), sensor), dataset).complete_evaluation()

@@ -16,7 +16,8 @@ from pd_edge.config import DetectorConfig, GridConfig, dump_config
 from pd_edge.errors import DataError
 from pd_edge.evaluate import Evaluation
 from pd_edge.files import write_bytes
-from pd_edge.kitti import DONT_CARE, Dataset, Frame, boxes_to_lidar, write_labels
+from pd_edge.kitti import Dataset, Frame, boxes_to_lidar, write_labels
+from pd_edge.own_labels import to_be_found
 from pd_edge.own_truth import AROUND_NOTE
 from pd_edge.pictures import Extent, Overlay, draw_bird_eye, extent_of
 from pd_edge.report import IN_VIEW_NOTE, ap_table, batch_json, latency_table, write_json
@@ -263,6 +264,6 @@ def truth_overlay(frame: Frame, classes: Sequence[str]) -> Overlay | None:
     """The labelled objects; only those of classes that the detector does not know are named."""
     if frame.labels is None or frame.calibration is None:
         return None
-    objects = [label for label in frame.labels if label.name != DONT_CARE and label.height >= 0]
+    objects = to_be_found(frame.labels, around=frame.around)
     names = ["" if label.name in classes else label.name for label in objects]
     return Overlay(boxes_to_lidar(objects, frame.calibration), names)

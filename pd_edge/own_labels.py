@@ -182,3 +182,12 @@ def _example() -> str:
     return (
         '{"objects": [{"class": "Car", "centre": [x, y, z], "size": [length, width, height], "yaw": 0.1}]}, m and rad'
     )
+
+
+def to_be_found(labels: Sequence[Label], *, around: bool) -> list[Label]:
+    """The labels that are boxes and asked for: no DontCare region; of own data (``around``) none that is ignored."""
+    return [
+        each
+        for each in labels
+        if each.name != DONT_CARE and each.height >= 0 and not (around and each.truncation == IGNORED)
+    ]

@@ -15,12 +15,13 @@ from pd_edge.cli import main
 from pd_edge.clouds import write_cloud
 from pd_edge.config import GridConfig
 from pd_edge.detector import load
+from pd_edge.drive_report import truth_overlay
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.evaluate import bootstrap, evaluate, overlaps_of
-from pd_edge.kitti import Calibration, boxes_to_labels, boxes_to_lidar, open_dataset, write_labels
+from pd_edge.kitti import Calibration, Frame, boxes_to_labels, boxes_to_lidar, open_dataset, write_labels
 from pd_edge.kitti_calibration import write_object_calibration
 from pd_edge.own_data import OwnDataset
-from pd_edge.own_labels import AXES, found_labels, objects_of, read_objects, to_labels, write_objects
+from pd_edge.own_labels import AXES, found_labels, objects_of, read_objects, to_be_found, to_labels, write_objects
 from pd_edge.own_truth import reaches
 from pd_edge.sectors import Sectors, coverage_named
 from pd_edge.sensors import load_profile, mount_of
@@ -180,6 +181,18 @@ def test_ignored_objects_are_neither_missed_nor_wrong() -> None:
         assert evaluation.result("Car", "3d", "easy").ap == pytest.approx(
             evaluation.result("Car", "3d", "easy").ceiling
         )
+
+
+def test_ignored_objects_are_not_drawn() -> None:
+    cloud = cloud_in(BOXES, [60, 60])
+    labels = to_labels(objects_of(BOXES, ["Car", "Truck"], [False, True]), cloud)
+    assert [each.name for each in to_be_found(labels, around=True)] == ["Car"]
+    frame = Frame("0", cloud, AXES, labels, None, (), around=True)
+    shown = truth_overlay(frame, ("Car",))
+    assert shown is not None
+    assert len(shown.boxes) == 1
+    cut = [each._replace(truncation=1.0) for each in labels]
+    assert len(to_be_found(cut, around=False)) == 2, "in KITTI, 1 says that an object leaves the image"
 
 
 def test_overlaps_by_class() -> None:

@@ -13,6 +13,7 @@ from pd_edge.commands.options import (
     CalibrationFrames,
     JsonFile,
     Percentile,
+    Sensor,
     Split,
 )
 
@@ -36,12 +37,15 @@ def sensitivity(
     calibration: CalibrationData = None,
     calibration_frames: CalibrationFrames = DEFAULT_CALIBRATION_FRAMES,
     percentile: Percentile = DEFAULT_PERCENTILE,
+    sensor: Sensor = "",
     json_file: JsonFile = None,
 ) -> None:
     """Rank layers by the AP that is lost when only they are INT8.
 
     Each layer is quantised alone and all frames are evaluated in OpenVINO, which takes some minutes. The first line is
     all that `pd-edge export --precision int8` quantises by itself. Needs the extra train.
+
+    A sensor profile is that of the frames to evaluate on, and of those to calibrate on where some are given.
 
     JSON: {baseline_3d, baseline_bev, frames, layers: [{layer, loss_3d, loss_bev}]}, AP in percent.
 
@@ -53,16 +57,23 @@ def sensitivity(
     from pd_edge.engines.sensitivity import FramesInMemory, measure_sensitivity, sensitivity_table
     from pd_edge.engines.source import open_source
     from pd_edge.kitti import open_dataset
+    from pd_edge.sensors import load_profile
     from pd_edge.terminal import busy, counting
 
-    source = open_source(model)
+    source, profile = open_source(model), load_profile(sensor)
     with busy("reading frames"):
-        dataset = FramesInMemory(open_dataset(data, split), frames)
+        dataset = FramesInMemory(open_dataset(data, split, profile), frames)
     with counting("calibration frames") as advance:
-        ranges = source.calibrate(calibration, calibration_frames, percentile, advance)
+        ranges = source.calibrate(calibration, calibration_frames, percentile, advance, profile)
     with counting("evaluations") as advance:
         report = measure_sensitivity(
-            source.model, source.config, ranges, dataset, unsigned=target == Target.cpu, advance=advance
+            source.model,
+            source.config,
+            ranges,
+            dataset,
+            unsigned=target == Target.cpu,
+            sensor=profile.only_mount(),
+            advance=advance,
         )
     found = report._asdict() | {"layers": [loss._asdict() for loss in report.layers]}
     present([sensitivity_table(report)], found, json_file)

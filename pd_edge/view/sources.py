@@ -8,8 +8,9 @@ from typing import NamedTuple, TypeVar
 from pd_edge.batch import JoinedDataset, points_to_use
 from pd_edge.doctor_sources import FOLDERS
 from pd_edge.errors import DataError, EngineError
-from pd_edge.kitti import DONT_CARE, Dataset, Frame, RawDrive, boxes_to_lidar, open_dataset
+from pd_edge.kitti import Dataset, Frame, RawDrive, boxes_to_lidar, open_dataset
 from pd_edge.own_data import OwnDataset
+from pd_edge.own_labels import to_be_found
 from pd_edge.ros_messages import Objects
 from pd_edge.sensors import Mount, SensorProfile
 from pd_edge.view.find import Find
@@ -99,6 +100,6 @@ def _times(dataset: Dataset) -> list[int] | None:
 def _truth(frame: Frame, mount: Mount) -> Objects | None:
     if frame.labels is None or frame.calibration is None:
         return None
-    solid = [label for label in frame.labels if label.name != DONT_CARE and label.height >= 0]
+    solid = to_be_found(frame.labels, around=frame.around)
     boxes = boxes_to_lidar(solid, frame.calibration)
     return leveled(posed(boxes, [label.name for label in solid]), mount.to_model)

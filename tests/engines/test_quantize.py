@@ -24,7 +24,7 @@ from pd_edge.errors import DataError, EngineError  # noqa: E402
 from pd_edge.kitti import Calibration as CameraCalibration  # noqa: E402
 from pd_edge.kitti import boxes_to_labels, open_dataset, write_object_frame, write_split  # noqa: E402
 from pd_edge.pillars import PillarEncoder  # noqa: E402
-from pd_edge.sensors import KITTI  # noqa: E402
+from pd_edge.sensors import KITTI, SensorProfile  # noqa: E402
 from pd_edge.training.config import TrainConfig  # noqa: E402
 from pd_edge.training.data_config import DataConfig, SourceConfig  # noqa: E402
 from pd_edge.training.model import PointPillars  # noqa: E402
@@ -312,3 +312,22 @@ def test_sensitivity_ranks_every_layer(
     losses = [each["loss_3d"] for each in report["layers"][1:]]
     assert losses == sorted(losses, reverse=True)
     assert "AP lost when only this layer is INT8" in capsys.readouterr().out
+
+
+def test_sensitivity_evaluates_where_the_sensor_stands(
+    labelled: Path, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    seen: list[SensorProfile] = []
+
+    def refuse(*given: Any) -> None:
+        seen.append(given[2])
+        raise DataError("enough")
+
+    monkeypatch.setattr("pd_edge.engines.sensitivity.Detector", refuse)
+    (tmp_path / "high.yaml").write_text("name: high\nheight: 2.4\n", encoding="utf-8")
+    arguments = ["--data", str(labelled), "--frames", "1", "--calibration", str(labelled)]
+    with pytest.raises(SystemExit) as ended:
+        main(["sensitivity", str(tiny_bundle.folder), *arguments, "--sensor", str(tmp_path / "high.yaml")])
+    assert ended.value.code == 1
+    assert [each.height for each in seen] == [2.4]
