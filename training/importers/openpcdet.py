@@ -40,6 +40,7 @@ NAMES = Names(
 )
 BASE = "_BASE_CONFIG_"
 VOXELS = "transform_points_to_voxels"
+_ONE_SUPPRESSION = "suppression works within each class; OpenPCDet's works over all classes at once"
 
 
 class Vfe(Foreign):
@@ -108,6 +109,7 @@ class Head(Foreign):
 class Suppression(Foreign):
     """``POST_PROCESSING.NMS_CONFIG``."""
 
+    MULTI_CLASSES_NMS: bool = Field(default=False, description="Suppression within each class, as ours.")
     NMS_THRESH: float
     NMS_PRE_MAXSIZE: int
     NMS_POST_MAXSIZE: int
@@ -254,7 +256,7 @@ def _describe(found: PcdetConfig, source: str) -> Described:
             nms_iou=nms.NMS_THRESH,
             max_boxes=nms.NMS_POST_MAXSIZE,
         ),
-        notes=("suppression works within each class; OpenPCDet's works over all classes at once",),
+        notes=() if nms.MULTI_CLASSES_NMS else (_ONE_SUPPRESSION,),
     )
 
 

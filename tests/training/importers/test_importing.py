@@ -20,6 +20,7 @@ from pd_edge.pillars import PillarEncoder
 from pd_edge.runtimes.torch import load_torch
 from pd_edge.training.distillation import DistillConfig, distil, load_teacher, read_config
 from pd_edge.training.importers import mmdet3d_config, openpcdet
+from pd_edge.training.importers.checkpoint_file import ForeignCheckpoint
 from pd_edge.training.importers.importing import STUDENT, Imported, import_model
 from pd_edge.training.scene import Scene
 
@@ -208,6 +209,16 @@ def test_thresholds_and_anchors_come_along(tmp_path: Path) -> None:
     assert config.decode.model_dump() == {"score_threshold": 0.1, "top_k": 4096, "nms_iou": 0.01, "max_boxes": 500}
     assert "canvas channel 7" in imported.notes[1]
     assert "same grid" in imported.notes[2]
+
+
+@pytest.mark.parametrize("within_classes", [False, True])
+def test_a_suppression_over_all_classes_is_told(within_classes: bool, tmp_path: Path) -> None:
+    data = pcdet_config()
+    data["MODEL"]["POST_PROCESSING"]["NMS_CONFIG"]["MULTI_CLASSES_NMS"] = within_classes
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    nothing = ForeignCheckpoint(tmp_path / "any.pth", "", {}, {})
+    described, _ = openpcdet.describe(nothing, tmp_path / "config.yaml")
+    assert any("over all classes at once" in note for note in described.notes) != within_classes
 
 
 def test_without_a_floor_there_is_no_channel_for_the_padding(tmp_path: Path) -> None:
