@@ -24,7 +24,6 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,28 +42,21 @@ from pd_edge.tables import Table
 from pd_edge.terminal import show
 from pd_edge.training.checkpoint import load_model
 from pd_edge.training.sim.beams import nearest_beam
-from pd_edge.training.validate import InMemory, WithinGrid
+from pd_edge.training.validate import InMemory, Revised, WithinGrid
 
 GRID = GridConfig(x_max=35.84, y_min=-17.92, y_max=17.92)
 """The reduced setting of the studies: a fifth of the ground."""
 
 
-class Thinned:
+class Thinned(Revised):
     """Frames of an HDL-64E with every so-many-th of its beams."""
 
     def __init__(self, dataset: Dataset, every: int) -> None:
-        self._dataset, self._every = dataset, every
-        self.ids = dataset.ids
+        super().__init__(dataset)
+        self._every = every
 
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __iter__(self) -> Iterator[Frame]:
-        return map(self.frame, range(len(self)))
-
-    def frame(self, index: int) -> Frame:
+    def revise(self, frame: Frame) -> Frame:
         """The frame with the points of the beams that are left."""
-        frame = self._dataset.frame(index)
         return frame._replace(points=frame.points[nearest_beam(frame.points) % self._every == 0])
 
 

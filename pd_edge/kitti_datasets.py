@@ -42,7 +42,7 @@ def open_dataset(path: Path | str, split: str | Path | None = None, sensor: Sens
         ConfigError: The settings of own data are wrong.
     """
     path = Path(path)
-    if _object_folder(path) is not None:
+    if is_object_folder(path):
         return ObjectDataset(path, split, sensor=sensor)
     if is_own_layout(path):
         return OwnDataset(path, split, sensor)
@@ -141,6 +141,11 @@ class ObjectDataset:
         if calibration is None:
             raise DataError(f"{full}: no calibration to crop it with; add calib/{name}.txt or take the full clouds")
         return cloud._replace(points=cloud.points[crop_to_image(cloud.points, calibration)])
+
+
+def is_object_folder(root: Path) -> bool:
+    """Whether a folder holds KITTI objects."""
+    return _object_folder(root) is not None
 
 
 def _object_folder(root: Path) -> Path | None:

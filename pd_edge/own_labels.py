@@ -184,10 +184,13 @@ def _example() -> str:
     )
 
 
+def is_ignored(label: Label, *, around: bool) -> bool:
+    """Whether own data (``around``) leave an object out of training and figures; KITTI has no such mark."""
+    return around and label.truncation == IGNORED
+
+
 def to_be_found(labels: Sequence[Label], *, around: bool) -> list[Label]:
     """The labels that are boxes and asked for: no DontCare region; of own data (``around``) none that is ignored."""
     return [
-        each
-        for each in labels
-        if each.name != DONT_CARE and each.height >= 0 and not (around and each.truncation == IGNORED)
+        each for each in labels if each.name != DONT_CARE and each.height >= 0 and not is_ignored(each, around=around)
     ]

@@ -13,9 +13,10 @@ from pd_edge.boxes import Detections
 from pd_edge.config import ModelConfig
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.files import read_bytes
-from pd_edge.kitti import DONT_CARE, Frame, Label, ObjectDataset, boxes_to_lidar
+from pd_edge.kitti import DONT_CARE, Label, ObjectDataset, boxes_to_lidar
+from pd_edge.kitti_datasets import is_object_folder
 from pd_edge.own_data import LEVEL, SETTINGS, OwnDataset, is_own_layout
-from pd_edge.own_labels import IGNORED
+from pd_edge.own_labels import is_ignored
 from pd_edge.sensors import KITTI, SensorProfile, load_profile, mount_of
 from pd_edge.training.augment import augment
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
@@ -92,7 +93,7 @@ class FolderScenes(Dataset[Scene]):
         objects = [label for label in frame.labels if label.name != DONT_CARE]
         self._check_sizes(objects, frame.id)
         labels = np.array([self._label_of.get(label.name, OTHER) for label in objects], dtype=np.int64)
-        unsure = np.array([_ignored(frame, label) for label in objects], dtype=bool)
+        unsure = np.array([is_ignored(label, around=frame.around) for label in objects], dtype=bool)
         labels = np.where(unsure, ignored_label(labels), labels)
         boxes = boxes_to_lidar(objects, frame.calibration).astype(np.float32)
         boxes = self._mount.inverse.boxes(Detections(boxes, labels, np.ones(len(boxes), np.float32))).boxes
@@ -125,7 +126,7 @@ def open_source(source: SourceConfig, cloud: Literal["auto", "full", "reduced"] 
         ConfigError: The settings of own data are wrong.
     """
     profile = load_profile(source.sensor)
-    if is_own_layout(source.root):
+    if is_own_layout(source.root) and not is_object_folder(source.root):  # which open_dataset looks for first
         return OwnDataset(source.root, source.split, profile)
     return ObjectDataset(source.root, source.split, cloud, profile)
 
@@ -133,11 +134,6 @@ def open_source(source: SourceConfig, cloud: Literal["auto", "full", "reduced"] 
 def _profile(frames: ObjectDataset | OwnDataset, source: SourceConfig) -> SensorProfile:
     """The profile that the clouds of a source are read with: own data may name theirs themselves."""
     return frames.profile if isinstance(frames, OwnDataset) else load_profile(source.sensor)
-
-
-def _ignored(frame: Frame, label: Label) -> bool:
-    """Whether own data say that an object is not to be learnt, nor the ground under it as empty."""
-    return frame.around and label.truncation == IGNORED
 
 
 class SceneDataset(Dataset[Scene]):

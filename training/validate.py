@@ -1,5 +1,6 @@
 """Average precision of a network as it is in memory, on the device where it stands."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -25,12 +26,11 @@ class InMemory(NamedTuple):
     pillar_net: PillarNet
 
 
-class WithinGrid:
-    """A data set whose objects beyond a detector's grid are DontCare: it is not asked for what it cannot see."""
+class Revised(ABC):
+    """A data set whose frames are another's, each changed by :meth:`revise`."""
 
-    def __init__(self, dataset: Dataset, grid: GridConfig, sensor: SensorProfile = KITTI) -> None:
-        self._dataset, self._grid = dataset, grid
-        self._to_model = mount_of(sensor).to_model
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
         self.ids = dataset.ids
 
     def __len__(self) -> int:
@@ -40,8 +40,24 @@ class WithinGrid:
         return map(self.frame, range(len(self)))
 
     def frame(self, index: int) -> Frame:
+        """The changed frame."""
+        return self.revise(self._dataset.frame(index))
+
+    @abstractmethod
+    def revise(self, frame: Frame) -> Frame:
+        """A frame as it is to be."""
+
+
+class WithinGrid(Revised):
+    """A data set whose objects beyond a detector's grid are DontCare: it is not asked for what it cannot see."""
+
+    def __init__(self, dataset: Dataset, grid: GridConfig, sensor: SensorProfile = KITTI) -> None:
+        super().__init__(dataset)
+        self._grid = grid
+        self._to_model = mount_of(sensor).to_model
+
+    def revise(self, frame: Frame) -> Frame:
         """The frame with its labels judged by the place of their centre."""
-        frame = self._dataset.frame(index)
         if frame.labels is None or frame.calibration is None or frame.around:  # of own data, each detector judges
             return frame
         solid = [label for label in frame.labels if label.name != DONT_CARE]

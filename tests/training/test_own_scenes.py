@@ -13,6 +13,7 @@ from pd_edge.clouds import write_cloud
 from pd_edge.config import ClassConfig, DetectorConfig, GridConfig, ModelConfig
 from pd_edge.decode import anchors
 from pd_edge.errors import DataError
+from pd_edge.kitti import open_dataset
 from pd_edge.own_labels import objects_of, write_objects
 from pd_edge.training.config import Thresholds, TrainConfig
 from pd_edge.training.data import FolderScenes, open_object_bank, open_source
@@ -115,3 +116,12 @@ def test_a_run_trains_and_is_validated(source: SourceConfig, tmp_path: Path) -> 
     found = validate(PointPillars(MODEL), DetectorConfig(model=MODEL), source)
     assert set(found["3d"]) == {"Truck", "Person", "mean"}
     assert open_source(source).ids == ["0", "1", "2", "3"]
+
+
+def test_a_folder_that_could_be_both_is_to_training_what_it_is_to_evaluation(tmp_path: Path) -> None:
+    cloud = np.ones((3, 4), np.float32)
+    for name in ("points/a.bin", "velodyne/000000.bin"):
+        (tmp_path / name).parent.mkdir()
+        write_cloud(tmp_path / name, cloud)
+    source, evaluated = open_source(SourceConfig(root=tmp_path)), open_dataset(tmp_path)
+    assert (type(source), source.ids) == (type(evaluated), evaluated.ids)
