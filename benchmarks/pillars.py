@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_edge.clouds import read_cloud
-from pd_edge.config import DetectorConfig, GridConfig, ModelConfig
+from pd_edge.config import DetectorConfig, GridConfig, ModelConfig, PointPillarsConfig
 from pd_edge.decode import Decoder, Heads
 from pd_edge.pillars import Layout, PillarEncoder, PillarNet, pillarize
 
@@ -77,7 +77,7 @@ def encoders(name: str, points: Floats, rng: np.random.Generator) -> Iterator[Ca
 
 def decoders(rng: np.random.Generator) -> Iterator[Case]:
     """The decoder on a usual and on the worst case."""
-    model = ModelConfig(pillar_channels=32, backbone_channels=(32, 64, 128), neck_channels=64)
+    model = PointPillarsConfig(pillar_channels=32, backbone_channels=(32, 64, 128), neck_channels=64)
     decoder = Decoder(DetectorConfig(model=model))
     for name, mean, spread in (("few anchors pass", -7, 1.4), ("every anchor passes", 0, 0.5)):
         yield f"decode 321,408 anchors, {name}", partial(decoder.decode, heads(rng, model, mean, spread))

@@ -1,19 +1,24 @@
 """Configuration of a detector: frozen, strict, with units in the field docs, and its YAML reading and writing."""
 
 import difflib
+import itertools
 import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import numpy as np
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     SerializerFunctionWrapHandler,
+    Tag,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -32,6 +37,10 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+MOST_HEIGHTS = 62
+"""Voxels above each other: with the one more that SECOND counts, a column fits into a 64-bit mask."""
 
 
 class GridConfig(Config):
@@ -105,23 +114,81 @@ KITTI_CLASSES = (
 )
 
 
-class ModelConfig(Config):
+class VoxelGridConfig(GridConfig):
+    """A grid whose pillars are cut into voxels; a voxel's height index is found as its other two are."""
+
+    x_max: float = Field(70.4, description="Far edge [m], exclusive.")
+    y_min: float = Field(-40.0, description="Right edge [m].")
+    y_max: float = Field(40.0, description="Left edge [m], exclusive.")
+    cell: float = Field(0.05, gt=0, description="Side of a voxel on the ground [m].")
+    height: float = Field(0.1, gt=0, description="Height of a voxel [m].")
+
+    @model_validator(mode="after")
+    def _whole_heights(self) -> "VoxelGridConfig":
+        heights = (self.z_max - self.z_min) / self.height
+        if not 1 <= round(heights) <= MOST_HEIGHTS or abs(heights - round(heights)) > 1e-6:
+            raise ValueError(
+                f"z range {self.z_min} .. {self.z_max} m is {heights:g} voxels of {self.height} m; "
+                f"make it a whole number of them, at most {MOST_HEIGHTS}"
+            )
+        return self
+
+    @property
+    def nz(self) -> int:
+        """Number of voxels above each other."""
+        return round((self.z_max - self.z_min) / self.height)
+
+    @property
+    def z_scale(self) -> np.float32:
+        """Voxels per metre of height."""
+        return np.float32(1.0 / self.height)
+
+    @property
+    def z_offset(self) -> np.float32:
+        """Voxels from z = 0 down to the lowest height."""
+        return np.float32(-self.z_min / self.height)
+
+
+class AnchorModelConfig(Config):
+    """What all detectors here have in common: classes, and anchors over a map of the ground."""
+
+    classes: tuple[ClassConfig, ...] = Field(KITTI_CLASSES, min_length=1, description="Classes, in label order.")
+    direction_offset: float = Field(
+        math.pi / 4, description="Yaw at which the two direction bins meet [rad]; bin 0 is the half circle after it."
+    )
+
+    anchor_range: tuple[float, float, float, float] | None = Field(
+        None,
+        description="Places x y x y [m] of the outermost anchors, all others evenly between them, as some detectors "
+        "were trained; null, or left out of PointPillars: an anchor at the centre of each of the head's locations.",
+    )
+
+    @field_validator("anchor_range")
+    @classmethod
+    def _anchors_ascend(
+        cls, anchor_range: tuple[float, float, float, float] | None
+    ) -> tuple[float, float, float, float] | None:
+        if anchor_range is not None:
+            x_first, y_first, x_last, y_last = anchor_range
+            if not (x_first < x_last and y_first < y_last):
+                raise ValueError(f"anchor_range {anchor_range} m must lead from low x y to high x y")
+        return anchor_range
+
+
+class PointPillarsConfig(AnchorModelConfig):
     """A PointPillars network: its grid, classes and channel counts."""
 
+    detector: Literal["pointpillars"] = Field("pointpillars", description="Which detector it is.")
     grid: GridConfig = GridConfig()
-    classes: tuple[ClassConfig, ...] = Field(KITTI_CLASSES, min_length=1, description="Classes, in label order.")
     pillar_channels: int = Field(gt=0, description="Channels of the pillar feature net and of the canvas.")
     backbone_channels: tuple[int, int, int] = Field(description="Channels of the three backbone stages.")
     backbone_layers: tuple[int, int, int] = Field((3, 5, 5), description="Layers after each stage's stride-2 one.")
     neck_channels: int = Field(gt=0, description="Channels of each of the three upsampled maps.")
-    direction_offset: float = Field(
-        math.pi / 4, description="Yaw at which the two direction bins meet [rad]; bin 0 is the half circle after it."
-    )
-    anchor_range: tuple[float, float, float, float] | None = Field(
-        None,
-        description="Places x y x y [m] of the outermost anchors, all others evenly between them, as some detectors "
-        "were trained; left out, an anchor stands at the centre of each of the head's locations.",
-    )
+
+    backbone_strides: ClassVar[tuple[int, ...]] = (2, 2, 2)
+    """Strides of the stages' first layers."""
+    canvas_stride: ClassVar[int] = 1
+    """Cells of the grid to a cell of the canvas, along x and y."""
 
     @property
     def canvas_shape(self) -> tuple[int, int, int, int]:
@@ -129,27 +196,92 @@ class ModelConfig(Config):
         return 1, self.pillar_channels, self.grid.ny, self.grid.nx
 
     @model_validator(mode="after")
-    def _divisible(self) -> "ModelConfig":
-        for axis, cells in (("x", self.grid.nx), ("y", self.grid.ny)):
-            if cells % 8:
-                raise ValueError(f"{cells} cells along {axis} cannot be halved three times; use a multiple of 8")
-        return self
-
-    @model_validator(mode="after")
-    def _anchors_ascend(self) -> "ModelConfig":
-        if self.anchor_range is not None:
-            x_first, y_first, x_last, y_last = self.anchor_range
-            if not (x_first < x_last and y_first < y_last):
-                raise ValueError(f"anchor_range {self.anchor_range} m must lead from low x y to high x y")
+    def _divisible(self) -> "PointPillarsConfig":
+        _check_halved(self.grid, 3)
         return self
 
     @model_serializer(mode="wrap")
-    def _without_usual_anchors(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves ``anchor_range`` out where it says nothing, so that files written before it existed stay the same."""
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out what says nothing and came later, so that files written before it existed stay the same."""
         data: dict[str, Any] = dump(self)
+        data.pop("detector", None)
         if self.anchor_range is None:
             data.pop("anchor_range", None)
         return data
+
+
+class SecondConfig(AnchorModelConfig):
+    """A SECOND network: voxels, sparse 3D convolutions down to an eighth of the grid, and a BEV network on these.
+
+    Source: Yan et al., SECOND (Sensors 2018), as mmdetection3d configures it for three classes of KITTI: its anchors
+    are spread over the whole range, the outermost on the edges.
+    """
+
+    detector: Literal["second"] = Field("second", description="Which detector it is.")
+    grid: VoxelGridConfig = VoxelGridConfig()
+    sparse_channels: tuple[int, int, int, int] = Field(description="Channels of the four sparse stages.")
+    folded_channels: int = Field(gt=0, description="Channels of each height of the last sparse layer.")
+    backbone_channels: tuple[int, int] = Field(description="Channels of the two BEV stages.")
+    backbone_layers: tuple[int, int] = Field((5, 5), description="Layers after each BEV stage's first one.")
+    neck_channels: int = Field(gt=0, description="Channels of each of the two upsampled maps.")
+    anchor_range: tuple[float, float, float, float] | None = Field(
+        (0.0, -40.0, 70.4, 40.0), description="Places x y x y [m] of the outermost anchors, all others evenly between."
+    )
+
+    backbone_strides: ClassVar[tuple[int, ...]] = (1, 2)
+    """Strides of the stages' first layers."""
+    canvas_stride: ClassVar[int] = 8
+    """Cells of the grid to a cell of the canvas, along x and y."""
+
+    @property
+    def canvas_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the canvas of one frame: (1, C, ny/8, nx/8), C the folded channels times the heights left."""
+        heights = folded_heights(self.grid.nz)
+        ny, nx = self.grid.ny // self.canvas_stride, self.grid.nx // self.canvas_stride
+        return 1, self.folded_channels * heights, ny, nx
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "SecondConfig":
+        _check_halved(self.grid, 4)
+        if folded_heights(self.grid.nz) < 1:
+            raise ValueError(
+                f"{self.grid.nz} voxels above each other leave none after the sparse stages; use 22 or more"
+            )
+        return self
+
+
+def _detector_of(data: Any) -> Any:
+    """Which detector a configuration, plain or read, is of; one that does not say is of the first there was."""
+    return data.get("detector", "pointpillars") if isinstance(data, dict) else getattr(data, "detector", None)
+
+
+ModelConfig: TypeAlias = Annotated[
+    Annotated[PointPillarsConfig, Tag("pointpillars")] | Annotated[SecondConfig, Tag("second")],
+    Discriminator(_detector_of),
+]
+"""The network of any detector; its field ``detector`` tells which."""
+
+
+def stage_strides(model: ModelConfig) -> list[int]:
+    """Cells of the grid to a cell of each backbone stage's map; the head's maps have the first stage's."""
+    return [model.canvas_stride * stride for stride in itertools.accumulate(model.backbone_strides, operator.mul)]
+
+
+def folded_heights(nz: int) -> int:
+    """Heights that are left of ``nz`` voxels above each other (and one more, as in the source) after the sparse layers.
+
+    Two strided layers with padding, two without; see :func:`pd_edge.voxels.sparse_layers`.
+    """
+    heights = nz + 1
+    for padding in (1, 1, 0, 0):
+        heights = (heights + 2 * padding - 3) // 2 + 1
+    return heights
+
+
+def _check_halved(grid: GridConfig, times: int) -> None:
+    for axis, cells in (("x", grid.nx), ("y", grid.ny)):
+        if cells % 2**times:
+            raise ValueError(f"{cells} cells along {axis} cannot be halved {times} times; use a multiple of {2**times}")
 
 
 class DecodeConfig(Config):
@@ -203,31 +335,50 @@ def parse_config(data: Any, kind: type[ConfigT], source: str) -> ConfigT:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(_problem(each, kind) for each in error.errors())
+        told = [each for each in error.errors() if each["type"] != "default_factory_not_called"]  # follows from others
+        problems = "; ".join(_problem(each, kind) for each in told)
         raise ConfigError(f"{source}: {problems}") from error
 
 
 def _problem(error: "ErrorDetails", kind: type[BaseModel]) -> str:
     """One of pydantic's errors in words; an unknown key with the known one that it resembles."""
-    *place, name = error["loc"] or ("the file",)
-    where = ".".join(map(str, error["loc"])) or "the file"
+    place, known = _look_up(kind, error["loc"])
+    where = ".".join(place) or "the file"
+    if error["type"] == "union_tag_invalid":
+        return f"{where}: {error['ctx']['tag']!r} is unknown; use one of {error['ctx']['expected_tags']}"
     if error["type"] != "extra_forbidden":
         return f"{where}: {error['msg']} (got {error['input']!r:.80})"
-    known = _keys_at(kind, place)
-    close = difflib.get_close_matches(str(name), known, 1)
+    close = difflib.get_close_matches(place[-1], known, 1)
     advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}" if known else "take it out"
     return f"{where}: unknown key; {advice}"
 
 
-def _keys_at(kind: type[BaseModel], place: Sequence[int | str]) -> list[str]:
-    """The keys that a configuration knows at a place; none where the place leads through a list or table."""
-    for step in place:
-        field = kind.model_fields.get(str(step))
-        inner = field.annotation if field is not None else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        kind = inner
-    return list(kind.model_fields)
+def _look_up(kind: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str]]:
+    """A place that pydantic names, as a file has it, and the keys that are known there.
+
+    Where one of several configurations may stand, pydantic puts its tag between two keys. No keys are known where the
+    place leads through a list or table.
+    """
+    place: list[str] = []
+    known: list[str] = []
+    there: Any = kind
+    for step in map(str, loc):
+        member = _member(there, step)
+        if member is not None:
+            there = member
+            continue
+        place.append(step)
+        fields = there.model_fields if isinstance(there, type) and issubclass(there, BaseModel) else {}
+        known = list(fields)
+        there = fields[step].annotation if step in fields else None
+    return place, known
+
+
+def _member(union: Any, tag: str) -> type[BaseModel] | None:
+    """The configuration of a union that a tag stands for: the value that one of its fields always has."""
+    members = [get_args(each)[0] if get_origin(each) is Annotated else each for each in get_args(union)]
+    configs = [each for each in members if isinstance(each, type) and issubclass(each, BaseModel)]
+    return next((each for each in configs if tag in [field.default for field in each.model_fields.values()]), None)
 
 
 def dump_config(config: Config, path: Path) -> None:

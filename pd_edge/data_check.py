@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pd_edge.config import ClassConfig, GridConfig, ModelConfig, parse_config, read_yaml
+from pd_edge.config import ClassConfig, DetectorConfig, GridConfig, parse_config, read_yaml
 from pd_edge.doctor import diagnose
 from pd_edge.doctor_evidence import Finding
 from pd_edge.doctor_reference import reference
@@ -69,7 +69,7 @@ def wanted_from(config: Path | None) -> Wanted:
     data = read_yaml(config)
     if "model" not in data:
         raise ConfigError(f"{config}: no `model`; give a training configuration or a detector.yaml")
-    model = parse_config(data["model"], ModelConfig, f"{config}: model")
+    model = parse_config({"model": data["model"]}, DetectorConfig, str(config)).model
     return Wanted(model.grid, model.classes)
 
 

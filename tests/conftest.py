@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import settings
 
-from pd_edge.config import Config, DetectorConfig, GridConfig, ModelConfig
+from pd_edge.config import Config, DetectorConfig, GridConfig, PointPillarsConfig
 from pd_edge.kitti import Calibration, Label
 from pd_edge.runtimes.signal_stack import kept_signal_stack
 
@@ -103,7 +103,7 @@ def tiny_model(tiny_cloud: npt.NDArray[np.float32]) -> "PointPillars":
     grid = GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12)
     torch.manual_seed(0)
     model = PointPillars(
-        ModelConfig(
+        PointPillarsConfig(
             grid=grid, pillar_channels=8, backbone_channels=(8, 16, 32), backbone_layers=(1, 1, 1), neck_channels=8
         )
     ).eval()

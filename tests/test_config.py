@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pd_edge.config import DetectorConfig, ModelConfig, dump_config, load_config, parse_config
+from pd_edge.config import DetectorConfig, PointPillarsConfig, dump_config, load_config, parse_config
 from pd_edge.errors import ConfigError, DataError
 
 MODEL = {"pillar_channels": 8, "backbone_channels": [8, 16, 32], "neck_channels": 8}
@@ -36,23 +36,23 @@ def test_a_file_that_holds_no_names_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    config = DetectorConfig(model=parse_config(MODEL, ModelConfig, "the test"))
+    config = DetectorConfig(model=parse_config(MODEL, PointPillarsConfig, "the test"))
     dump_config(config, tmp_path / "new" / "config.yaml")
     assert load_config(tmp_path / "new" / "config.yaml", DetectorConfig) == config
 
 
 def test_anchors_at_their_usual_places_leave_no_word_in_a_file(tmp_path: Path) -> None:
     """So that what was written before anchors could stand elsewhere equals what is written now."""
-    usual = parse_config(MODEL, ModelConfig, "the test")
+    usual = parse_config(MODEL, PointPillarsConfig, "the test")
     assert "anchor_range" not in usual.model_dump()
-    spread = parse_config({**MODEL, "anchor_range": [0, -1, 2, 1]}, ModelConfig, "the test")
+    spread = parse_config({**MODEL, "anchor_range": [0, -1, 2, 1]}, PointPillarsConfig, "the test")
     dump_config(spread, tmp_path / "spread.yaml")
-    assert load_config(tmp_path / "spread.yaml", ModelConfig).anchor_range == (0, -1, 2, 1)
+    assert load_config(tmp_path / "spread.yaml", PointPillarsConfig).anchor_range == (0, -1, 2, 1)
     with pytest.raises(ConfigError, match="must lead from low x y to high x y"):
-        parse_config({**MODEL, "anchor_range": [0, 1, 2, 1]}, ModelConfig, "the test")
+        parse_config({**MODEL, "anchor_range": [0, 1, 2, 1]}, PointPillarsConfig, "the test")
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        dump_config(parse_config(MODEL, ModelConfig, "the test"), tmp_path / "file" / "config.yaml")
+        dump_config(parse_config(MODEL, PointPillarsConfig, "the test"), tmp_path / "file" / "config.yaml")

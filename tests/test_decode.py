@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pd_edge.boxes import Detections, FloatT, nms_bev
-from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig, ModelConfig
+from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig, ModelConfig, PointPillarsConfig
 from pd_edge.decode import Decoder, Heads, anchors, decode, decode_boxes, direction_bin, encode_boxes
 from pd_edge.errors import DataError, EngineError
 
@@ -20,7 +20,7 @@ FINE = 1e-5
 
 
 def detector(grid: GridConfig = SMALL_GRID, **settings_: float) -> DetectorConfig:
-    model = ModelConfig(grid=grid, pillar_channels=8, backbone_channels=(8, 8, 8), neck_channels=8)
+    model = PointPillarsConfig(grid=grid, pillar_channels=8, backbone_channels=(8, 8, 8), neck_channels=8)
     return DetectorConfig(model=model, decode=DecodeConfig(**settings_))
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pd_edge.config import ModelConfig
+from pd_edge.config import ModelConfig, PointPillarsConfig
 from pd_edge.decode import ANCHOR_YAWS
 from pd_edge.pillars import POINT_FEATURES, PillarNet
 
@@ -83,17 +83,17 @@ class Activations(NamedTuple):
 
 def teacher_config() -> ModelConfig:
     """The full-size detector (pointpillars-teacher)."""
-    return ModelConfig(pillar_channels=64, backbone_channels=(64, 128, 256), neck_channels=128)
+    return PointPillarsConfig(pillar_channels=64, backbone_channels=(64, 128, 256), neck_channels=128)
 
 
 def student_4x_config() -> ModelConfig:
     """Half the teacher's channels, a quarter of its work (pointpillars-4x)."""
-    return ModelConfig(pillar_channels=32, backbone_channels=(32, 64, 128), neck_channels=64)
+    return PointPillarsConfig(pillar_channels=32, backbone_channels=(32, 64, 128), neck_channels=64)
 
 
 def student_16x_config() -> ModelConfig:
     """A quarter of the teacher's channels, a sixteenth of its work (pointpillars-16x)."""
-    return ModelConfig(pillar_channels=16, backbone_channels=(16, 32, 64), neck_channels=32)
+    return PointPillarsConfig(pillar_channels=16, backbone_channels=(16, 32, 64), neck_channels=32)
 
 
 class PillarFeatureNet(nn.Module):

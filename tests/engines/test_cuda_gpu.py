@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from pd_edge.bundle import CANVAS, HEADS, file_entry
-from pd_edge.config import DetectorConfig, GridConfig, ModelConfig
+from pd_edge.config import DetectorConfig, GridConfig, PointPillarsConfig
 from pd_edge.engine_folder import KERNELS, TENSORRT_ENGINE, EngineFolder
 from pd_edge.engine_manifest import EngineManifest
 from pd_edge.engine_targets import target_of
@@ -232,7 +232,7 @@ def engine(context: CopyingContext, module: bytes, tmp_path: Path) -> EngineFold
     device = driver.Device(0)
     (tmp_path / TENSORRT_ENGINE).write_bytes(b"a plan")
     (tmp_path / KERNELS).write_bytes(module)
-    model = ModelConfig(
+    model = PointPillarsConfig(
         grid=SMALL, pillar_channels=8, backbone_channels=(8, 16, 32), backbone_layers=(1, 1, 1), neck_channels=8
     )
     config, target = DetectorConfig(model=model), target_of(tuple(device.compute_capability()))

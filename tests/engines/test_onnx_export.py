@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx", reason="needs the train extra")
 from safetensors.torch import load_file  # noqa: E402
 
 from pd_edge.bundle import Bundle  # noqa: E402
-from pd_edge.config import ClassConfig, DetectorConfig, GridConfig, ModelConfig, load_config  # noqa: E402
+from pd_edge.config import ClassConfig, DetectorConfig, GridConfig, PointPillarsConfig, load_config  # noqa: E402
 from pd_edge.engines import onnx_graph  # noqa: E402
 from pd_edge.engines.onnx_export import export_bundle, head_difference, round_to_half  # noqa: E402
 from pd_edge.engines.onnx_graph import dense_onnx  # noqa: E402
@@ -85,7 +85,7 @@ def test_half_precision_is_rounded_once_for_every_runtime(
 
 
 def test_half_precision_halves_the_files(tmp_path: Path) -> None:
-    wide = ModelConfig(
+    wide = PointPillarsConfig(
         grid=GridConfig(x_max=2.56, y_min=-1.28, y_max=1.28),
         pillar_channels=64,
         backbone_channels=(64, 128, 128),
@@ -120,12 +120,12 @@ def test_the_graph_is_plain_static_and_labelled(model: PointPillars, config: Det
     }
     properties = {each.key: each.value for each in proto.metadata_props}
     assert properties["model"] == "plain"
-    assert ModelConfig.model_validate_json(properties["config"]) == config.model
+    assert PointPillarsConfig.model_validate_json(properties["config"]) == config.model
     assert properties["weights_sha256"] == bundle.manifest.files["model.safetensors"].sha256
 
 
 def test_other_classes_change_the_heads(tmp_path: Path) -> None:
-    one = ModelConfig(
+    one = PointPillarsConfig(
         grid=GridConfig(x_max=2.56, y_min=-1.28, y_max=1.28),
         classes=(ClassConfig(name="Truck", anchor_size=(9.0, 2.5, 3.0), anchor_z=0.0),),
         pillar_channels=8,

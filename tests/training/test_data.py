@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pd_edge.boxes import points_in_boxes, points_per_box
-from pd_edge.config import ModelConfig, parse_config
+from pd_edge.config import PointPillarsConfig, parse_config
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.kitti import Calibration, Label, boxes_to_labels, write_labels, write_object_calibration
 from pd_edge.training import data as training_data
@@ -20,7 +20,7 @@ from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
 from pd_edge.training.object_bank import ObjectBank, build_object_bank
 from pd_edge.training.scene import OTHER, Scene
 
-MODEL = ModelConfig(pillar_channels=16, backbone_channels=(16, 32, 64), neck_channels=32)
+MODEL = PointPillarsConfig(pillar_channels=16, backbone_channels=(16, 32, 64), neck_channels=32)
 CALIBRATION = Calibration(
     P2=np.array([[721.5377, 0, 609.5593, 0], [0, 721.5377, 172.854, 0], [0, 0, 1, 0]]),
     R0_rect=np.eye(3),

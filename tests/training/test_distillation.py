@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from pd_edge.config import DetectorConfig, GridConfig, ModelConfig, dump_config
+from pd_edge.config import DetectorConfig, GridConfig, PointPillarsConfig, dump_config
 from pd_edge.errors import ConfigError, EngineError
 from pd_edge.pillars import pillarize
 from pd_edge.training.batches import batch_pillars
@@ -28,7 +28,7 @@ from pd_edge.training.run_log import read_record
 from pd_edge.training.scene import Scene
 
 GRID = GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12)
-TEACHER = ModelConfig(
+TEACHER = PointPillarsConfig(
     grid=GRID, pillar_channels=16, backbone_channels=(16, 32, 32), backbone_layers=(1, 1, 1), neck_channels=16
 )
 STUDENT = TEACHER.model_copy(update={"pillar_channels": 8, "backbone_channels": (8, 16, 16), "neck_channels": 8})

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from pd_edge.batch import detect_batch
-from pd_edge.config import GridConfig, ModelConfig, dump_config
+from pd_edge.config import GridConfig, PointPillarsConfig, dump_config
 from pd_edge.detector import load
 from pd_edge.engines.onnx_export import export_bundle
 from pd_edge.errors import ConfigError, DataError, EngineError, TrainingError
@@ -46,7 +46,7 @@ from pd_edge.training.run_log import git_revision, read_record
 from pd_edge.training.scene import Scene
 
 FRAMES = 6
-MODEL = ModelConfig(
+MODEL = PointPillarsConfig(
     grid=GridConfig(x_min=0, x_max=20.48, y_min=-10.24, y_max=10.24),
     pillar_channels=8,
     backbone_channels=(8, 16, 16),

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from pd_edge.config import GridConfig, ModelConfig
+from pd_edge.config import GridConfig, PointPillarsConfig
 from pd_edge.pillars import encode_reference, pillarize, scatter_reference
 from pd_edge.training.batches import batch_pillars
 from pd_edge.training.distillation import parse_run
@@ -22,7 +22,7 @@ from pd_edge.training.model import (
 )
 
 GRID = GridConfig(x_min=0, x_max=10.24, y_min=-5.12, y_max=5.12)
-CONFIG = ModelConfig(
+CONFIG = PointPillarsConfig(
     grid=GRID, pillar_channels=6, backbone_channels=(8, 12, 16), backbone_layers=(1, 1, 1), neck_channels=10
 )
 CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"

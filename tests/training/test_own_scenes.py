@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="needs the train extra")
 
 from pd_edge.boxes import points_per_box
 from pd_edge.clouds import write_cloud
-from pd_edge.config import ClassConfig, DetectorConfig, GridConfig, ModelConfig
+from pd_edge.config import ClassConfig, DetectorConfig, GridConfig, PointPillarsConfig
 from pd_edge.decode import anchors
 from pd_edge.errors import DataError
 from pd_edge.kitti import open_dataset
@@ -24,7 +24,7 @@ from pd_edge.training.scene import OTHER, ignored_label, keep_targets
 from pd_edge.training.targets import TargetAssigner
 from pd_edge.training.validate import validate
 
-MODEL = ModelConfig(
+MODEL = PointPillarsConfig(
     grid=GridConfig(x_max=20.48, y_min=-10.24, y_max=10.24),
     classes=(
         ClassConfig(name="Truck", anchor_size=(8.0, 2.5, 3.0), anchor_z=-0.2),

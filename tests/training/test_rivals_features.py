@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pd_edge.config import GridConfig, ModelConfig
+from pd_edge.config import GridConfig, ModelConfig, PointPillarsConfig
 from pd_edge.training.batches import Batch
 from pd_edge.training.method import Lesson, Method, MethodConfig
 from pd_edge.training.model import Activations, HeadMaps, PillarBatch, PointPillars
@@ -31,7 +31,7 @@ from pd_edge.training.targets import Targets
 
 GRID = GridConfig(x_max=56 * 0.16, y_min=-20 * 0.16, y_max=20 * 0.16)
 """40 x 56 cells: the stages' maps are 20 x 28, 10 x 14 and, odd, 5 x 7."""
-TEACHER = ModelConfig(
+TEACHER = PointPillarsConfig(
     grid=GRID, pillar_channels=6, backbone_channels=(4, 6, 8), backbone_layers=(1, 1, 1), neck_channels=4
 )
 STUDENT = TEACHER.model_copy(update={"pillar_channels": 3, "backbone_channels": (2, 3, 4), "neck_channels": 2})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pd_edge import decode
 from pd_edge.boxes import bev_iou
-from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig, ModelConfig
+from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig, ModelConfig, PointPillarsConfig
 from pd_edge.errors import ConfigError
 from pd_edge.pillars import pillarize
 from pd_edge.training.batches import Batch, batch_pillars
@@ -30,7 +30,7 @@ from pd_edge.training.targets import TargetAssigner, Targets, batch_targets
 Boxes = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 GRID = GridConfig(x_min=0, x_max=19.2, y_min=-9.6, y_max=9.6)
-MODEL = ModelConfig(
+MODEL = PointPillarsConfig(
     grid=GRID, pillar_channels=4, backbone_channels=(4, 6, 8), backbone_layers=(1, 1, 1), neck_channels=4
 )
 ANCHORS = decode.anchors(MODEL).reshape(-1, 7)

@@ -9,7 +9,7 @@ pytest.importorskip("open3d", reason="needs the train extra")
 
 from pd_edge.boxes import points_per_box
 from pd_edge.cli import main
-from pd_edge.config import ModelConfig
+from pd_edge.config import PointPillarsConfig
 from pd_edge.errors import ConfigError
 from pd_edge.ground import find_ground
 from pd_edge.kitti import ObjectDataset, RawDrive, boxes_to_lidar
@@ -23,7 +23,7 @@ from pd_edge.training.sim.scene import SimulateConfig, simulate_frame
 from pd_edge.training.sim.sensor import SensorConfig, draw_sensor, turn_rays
 from pd_edge.training.simulate import configured, simulate_drive, simulate_object
 
-MODEL = ModelConfig(pillar_channels=8, backbone_channels=(8, 8, 8), neck_channels=8)
+MODEL = PointPillarsConfig(pillar_channels=8, backbone_channels=(8, 8, 8), neck_channels=8)
 COUNTS = {"hdl-64e": 64, "vlp-16": 16, "vlp-32c": 32, "xt32": 32, "pandar64": 64, "os1-64": 64, "os1-128": 128}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
 
-from pd_edge.config import DetectorConfig, GridConfig, ModelConfig, dump_config, parse_config
+from pd_edge.config import DetectorConfig, GridConfig, PointPillarsConfig, dump_config, parse_config
 from pd_edge.errors import ConfigError, DataError, PdEdgeError
 from pd_edge.kitti import Calibration, boxes_to_labels, write_object_frame
 from pd_edge.training.checkpoint import list_checkpoints, save_tensors
@@ -23,7 +23,7 @@ from pd_edge.training.study import StudyConfig, cells, finished, run_cell, run_s
 from pd_edge.training.study_report import Column, rows, table, write_report
 
 GRID = GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12)
-MODEL = ModelConfig(
+MODEL = PointPillarsConfig(
     grid=GRID, pillar_channels=4, backbone_channels=(4, 8, 8), backbone_layers=(1, 1, 1), neck_channels=4
 )
 CALIBRATION = Calibration(

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pd_edge.config import GridConfig, ModelConfig
+from pd_edge.config import GridConfig, PointPillarsConfig
 from pd_edge.decode import anchors, encode_boxes
 from pd_edge.training.config import KITTI_THRESHOLDS
 from pd_edge.training.scene import ignored_label
 from pd_edge.training.targets import FrameTargets, TargetAssigner, batch_targets, nearest_bev_sizes
 
 GRID = GridConfig(x_min=0, x_max=19.2, y_min=-9.6, y_max=9.6)
-MODEL = ModelConfig(grid=GRID, pillar_channels=4, backbone_channels=(4, 4, 4), neck_channels=4)
+MODEL = PointPillarsConfig(grid=GRID, pillar_channels=4, backbone_channels=(4, 4, 4), neck_channels=4)
 ASSIGNER = TargetAssigner(MODEL, KITTI_THRESHOLDS)
 ANCHORS = anchors(MODEL).reshape(-1, 7)
 SIZES = np.array([each.anchor_size for each in MODEL.classes])
