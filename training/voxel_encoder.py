@@ -1,0 +1,170 @@
+"""SECOND's sparse encoder in PyTorch: the voxels of a batch, with all rulebooks, to the canvas of the BEV network.
+
+The state dict's names, part of the public format::
+
+    layers.N.conv.weight  layers.N.norm.*        sparse layer N of pd_edge.voxels.sparse_layers
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pd_edge.config import SecondConfig
+from pd_edge.errors import DataError
+from pd_edge.training.sparse_conv import Rules, Sites, SparseConv, strided_rules, submanifold_rules
+from pd_edge.voxels import SparseLayer, VoxelNet, grid_sizes, sparse_layers
+
+EPSILON, MOMENTUM = 1e-3, 0.01
+
+
+class VoxelBatch(NamedTuple):
+    """The voxels of a batch of frames, and the rulebooks of the network over them.
+
+    A teacher and a student of one grid share a batch, whatever their channels.
+
+    Attributes:
+        features: (V, 4) float32, mean x y z [m] and intensity of each voxel, of all frames.
+        keys: (V,) int64, ascending, ``((b*ny + iy)*nx + ix)*heights + iz``.
+        rules: The distinct rulebooks, in the order the layers need them; submanifold layers in a row share one.
+        cells: (V',) int64, the keys of the last layer's sites: ``((b*H + iy)*W + ix)*heights_left + iz``.
+        size: Number of frames B.
+    """
+
+    features: Tensor
+    keys: Tensor
+    rules: list[Rules]
+    cells: Tensor
+    size: int
+
+    def to(self, device: torch.device) -> "VoxelBatch":
+        """The same batch on another device."""
+        features, keys, cells = (each.to(device, non_blocking=True) for each in (self.features, self.keys, self.cells))
+        return VoxelBatch(features, keys, [rules.to(device) for rules in self.rules], cells, self.size)
+
+
+def batch_voxels(frames: Sequence[tuple[npt.NDArray[Any], ...]], model: SecondConfig) -> VoxelBatch:
+    """Joins the voxels of a batch's frames as tensors, and builds the rulebooks of the network over them.
+
+    Args:
+        frames: Per frame features (V, 4) float32 and keys (V,) ``(iy*nx + ix)*heights + iz``, ascending, as the first
+            two members; see :mod:`pd_edge.voxels`.
+        model: The network; its grid and layers count, not its channels.
+
+    Raises:
+        DataError: The keys of a frame do not ascend, or lie beyond the grid.
+    """
+    size = grid_sizes(model)[0]
+    cells = size[0] * size[1] * size[2]
+    for number, frame in enumerate(frames):
+        _check_keys(frame[1], cells, number)
+    keys = [frame[1].astype(np.int64) + number * cells for number, frame in enumerate(frames)]
+    sites = Sites(torch.from_numpy(np.concatenate(keys)), size)
+    rules, last = _rulebooks(sites, sparse_layers(model))
+    features = torch.from_numpy(np.concatenate([frame[0] for frame in frames]).astype(np.float32, copy=False))
+    return VoxelBatch(features, sites.keys, rules, last.keys, len(frames))
+
+
+def _check_keys(keys: npt.NDArray[Any], cells: int, number: int) -> None:
+    if len(keys) and (keys[0] < 0 or keys[-1] >= cells or (np.diff(keys) <= 0).any()):
+        raise DataError(
+            f"frame {number}: voxel keys {keys[0]} .. {keys[-1]}, expected ascending ones in 0 .. {cells - 1}; "
+            "voxelize the cloud with the network's own grid"
+        )
+
+
+def _rulebooks(sites: Sites, layers: Sequence[SparseLayer]) -> tuple[list[Rules], Sites]:
+    """The distinct rulebooks of layers, and the last layer's sites."""
+    books: list[Rules] = []
+    for number, layer in zip(rulebook_numbers(layers), layers, strict=True):
+        if number < len(books):
+            continue
+        if layer.submanifold:
+            books.append(submanifold_rules(sites, layer.kernel))
+        else:
+            sites, rules = strided_rules(sites, layer)
+            books.append(rules)
+    return books, sites
+
+
+def rulebook_numbers(layers: Sequence[SparseLayer]) -> list[int]:
+    """Which rulebook each layer uses: a submanifold layer after one of the same kernel uses the same."""
+    numbers = [0]
+    for before, layer in itertools.pairwise(layers):
+        shared = before.submanifold and layer.submanifold and before.kernel == layer.kernel
+        numbers.append(numbers[-1] + (not shared))
+    return numbers
+
+
+class SparseBlock(nn.Module):
+    """Sparse convolution without bias, batch norm and ReLU."""
+
+    def __init__(self, layer: SparseLayer) -> None:
+        super().__init__()
+        self.conv = SparseConv(layer)
+        self.norm = nn.BatchNorm1d(layer.outputs, eps=EPSILON, momentum=MOMENTUM)
+
+    def forward(self, features: Tensor, rules: Rules) -> Tensor:
+        """Features (V, C) of the input sites to (V', C') of the output sites."""
+        rows: Tensor = self.conv(features, rules)
+        if self.training and len(rows) < 2:
+            return self._as_in_use(rows).relu()
+        return torch.relu(self.norm(rows))
+
+    def _as_in_use(self, rows: Tensor) -> Tensor:
+        """Batch norm by the running statistics: fewer than two sites have no variance, and add nothing to them."""
+        norm = self.norm
+        return functional.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, inputs, outputs) and bias (outputs,) with batch norm (inference statistics) in them, float64."""
+        norm = {name: tensor.detach().double().cpu() for name, tensor in self.norm.state_dict().items()}
+        scale = norm["weight"] / (norm["running_var"] + self.norm.eps).sqrt()
+        return self.conv.weight.detach().double().cpu() * scale, norm["bias"] - norm["running_mean"] * scale
+
+
+class SparseEncoder(nn.Module):
+    """SECOND's middle encoder: :class:`VoxelBatch` in, canvas out; the layers of pd_edge.voxels.sparse_layers.
+
+    Source: Yan et al., SECOND (Sensors 2018), as mmdetection3d's SparseEncoder has it.
+    """
+
+    def __init__(self, model: SecondConfig) -> None:
+        super().__init__()
+        layers = sparse_layers(model)
+        self.layers = nn.ModuleList(map(SparseBlock, layers))
+        self._rulebooks = rulebook_numbers(layers)
+        self._canvas_shape, self._heights = model.canvas_shape[1:], grid_sizes(model)[-1][0]
+
+    def forward(self, batch: VoxelBatch) -> Tensor:
+        """The canvas (B, C, ny/8, nx/8), channels-last in memory, zero where no site is; C = channel*heights + iz."""
+        rows = batch.features
+        for layer, number in zip(self.layers, self._rulebooks, strict=True):
+            rows = layer(rows, batch.rules[number])
+        return self._canvas(rows, batch)
+
+    def _canvas(self, rows: Tensor, batch: VoxelBatch) -> Tensor:
+        channels, ny, nx = self._canvas_shape
+        device = rows.device.type
+        if torch.is_autocast_enabled(device):
+            rows = rows.to(torch.get_autocast_dtype(device))
+        columns = rows.new_zeros((batch.size * ny * nx, rows.shape[1], self._heights))
+        column, height = batch.cells // self._heights, batch.cells % self._heights
+        each = torch.arange(rows.shape[1], device=rows.device)
+        columns.index_put_((column[:, None], each, height[:, None]), rows)
+        return columns.view(batch.size, ny, nx, channels).permute(0, 3, 1, 2)
+
+    def fold(self) -> VoxelNet:
+        """The layers for the C++ encoder, batch norms folded in, float32."""
+        blocks = [block for block in self.layers if isinstance(block, SparseBlock)]
+        weights, biases = zip(*(block.fold() for block in blocks), strict=True)
+        return VoxelNet(tuple(map(_float32, weights)), tuple(map(_float32, biases)))
+
+
+def _float32(tensor: Tensor) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.numpy(), dtype=np.float32)
