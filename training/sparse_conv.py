@@ -112,13 +112,13 @@ def submanifold_rules(sites: Sites, kernel: Triple) -> Rules:
     """
     count = len(sites.keys)
     places = kernel[0] * kernel[1] * kernel[2]
-    columns = sites.keys.new_full((places, count + 1), count)
-    own = torch.arange(count, device=sites.keys.device)
+    columns = sites.keys.new_full((places, count + 1), count, dtype=torch.int32)
+    own = torch.arange(count, dtype=torch.int32, device=sites.keys.device)
     columns[places // 2, :-1] = own
     for place, there in _first_half(sites, kernel):
         columns[place, :-1] = there
         columns[places - 1 - place].index_copy_(0, there, own)  # all who meet none write into the last, unused cell
-    return Rules(columns[:, :-1].int().T.contiguous(), None)
+    return Rules(columns[:, :-1].T.contiguous(), None)
 
 
 def _first_half(sites: Sites, kernel: Triple) -> Iterator[tuple[int, Tensor]]:
@@ -137,9 +137,7 @@ def _first_half(sites: Sites, kernel: Triple) -> Iterator[tuple[int, Tensor]]:
         for dz in range(-z_reach, z_reach + 1):
             if (dy, dx, dz) >= (0, 0, 0):
                 return
-            same = ended.index_select(0, at) == keys + (
-                step + dz
-            )  # perhaps that of another column, beyond the lowest or highest cell
+            same = ended.index_select(0, at) == keys + (step + dz)  # or, over a column's end, a site of the next
             there = torch.where(same & inside & (z + dz >= 0) & (z + dz < heights), at, len(keys))
             yield ((dz + z_reach) * kernel[1] + dy + y_reach) * kernel[2] + dx + x_reach, there
             at = at + same
