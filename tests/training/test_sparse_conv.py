@@ -23,6 +23,7 @@ LAYERS = {
     "flat kernel": SUBMANIFOLD._replace(kernel=(1, 3, 5), padding=(0, 1, 2)),
     "strided": STRIDED,
     "strided, no padding of heights": STRIDED._replace(padding=(0, 1, 1)),
+    "kernel shorter than the stride": STRIDED._replace(kernel=(1, 3, 1), padding=(0, 1, 0)),
     "heights alone": STRIDED._replace(kernel=(3, 1, 1), stride=(2, 1, 1), padding=(0, 0, 0)),
 }
 EACH_LAYER = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
@@ -172,6 +173,17 @@ def test_autocast_computes_in_bfloat16(layer: SparseLayer) -> None:
     for wanted, gradient in zip(*results, strict=True):
         assert gradient.dtype == torch.float32
         assert (gradient - wanted).norm() < 0.03 * wanted.norm()
+
+
+@EACH_LAYER
+def test_autocast_on_the_way_back_alone_changes_nothing(layer: SparseLayer) -> None:
+    each = case(some_mask(2, 0.3), layer)
+    conv = each.conv.float()
+    found = conv(torch.randn(len(each.sites.keys), layer.inputs), each.rules).square().sum()
+    (exact,) = torch.autograd.grad(found, [conv.weight], retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (gradient,) = torch.autograd.grad(found, [conv.weight])
+    assert torch.equal(gradient, exact)
 
 
 def test_initial_values_keep_their_size() -> None:
