@@ -9,7 +9,7 @@ from pathlib import Path
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
-FLAGS = ["-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+FLAGS = ["-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
 
 ParallelCompile("PD_EDGE_BUILD_JOBS", default=2).install()
 
@@ -21,8 +21,9 @@ setup(
             depends=sorted(map(str, Path("pd_edge/native").glob("*.hpp"))),
             cxx_std=17,
             extra_compile_args=FLAGS,
+            extra_link_args=["-pthread"],
         )
-        for name in ("boxes", "pillars")
+        for name in ("boxes", "pillars", "voxels")
     ],
     cmdclass={"build_ext": build_ext},
 )

@@ -2,20 +2,45 @@
 
 A site is a voxel, or a place of a later, coarser layer. The sites of a layer are listed by ascending key
 ``(iy * nx + ix) * heights + iz`` in that layer's own grid, in numpy, C++ and torch alike.
+
+Voxels are dynamic, as pillars are: no cap on their points or their number. The cell of a point on the ground, its
+height index and the mean of a voxel are found as :mod:`pd_edge.pillars` finds a cell and a pillar's mean, so that they
+are the same in every runtime and for any order of the points. The readable numpy twin of the encoder in
+``native/voxels.cpp`` is :mod:`pd_edge.sparse`.
 """
 
+import os
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pd_edge.config import SecondConfig
+from pd_edge.config import SecondConfig, VoxelGridConfig
+from pd_edge.errors import ConfigError, DataError, EngineError
+from pd_edge.native import _voxels
+from pd_edge.pillars import FIXED_POINT, Layout, _check_points, _constants, point_cells_reference
 
 VOXEL_FEATURES = 4
 """Mean x y z [m] in the LiDAR frame and mean intensity 0..1 of a voxel's points."""
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Keys = npt.NDArray[np.int64]
 Triple = tuple[int, int, int]
+
+
+class Voxels(NamedTuple):
+    """A cloud divided into voxels.
+
+    Attributes:
+        features: (V, 4) float32, mean x y z [m] and intensity of each voxel's points.
+        keys: (V,) int64, ascending, ``(iy * nx + ix) * (nz + 1) + iz``.
+        counts: (V,) int32, points in each voxel.
+    """
+
+    features: Floats
+    keys: Keys
+    counts: Ints
 
 
 class SparseLayer(NamedTuple):
@@ -71,7 +96,7 @@ def grid_sizes(model: SecondConfig) -> list[Triple]:
     """
     sizes = [(model.grid.nz + 1, model.grid.ny, model.grid.nx)]
     for layer in sparse_layers(model):
-        sizes.append(sizes[-1] if layer.submanifold else _strided_size(sizes[-1], layer))
+        sizes.append(sizes[-1] if layer.submanifold else output_size(sizes[-1], layer))
     return sizes
 
 
@@ -84,9 +109,157 @@ def _strided(kernel: Triple, stride: Triple, padding: Triple, inputs: int, outpu
     return SparseLayer(submanifold=False, kernel=kernel, stride=stride, padding=padding, inputs=inputs, outputs=outputs)
 
 
-def _strided_size(size: Triple, layer: SparseLayer) -> Triple:
+def output_size(size: Triple, layer: SparseLayer) -> Triple:
+    """(heights, ny, nx) of a layer's output, of those of its input."""
     z, y, x = (
         (cells + 2 * padding - kernel) // stride + 1
         for cells, padding, kernel, stride in zip(size, layer.padding, layer.kernel, layer.stride, strict=True)
     )
     return z, y, x
+
+
+def _native_grid(grid: VoxelGridConfig) -> _voxels.Grid:
+    ground = _constants(grid)
+    return _voxels.Grid(
+        scale=ground.scale,
+        x_offset=ground.x_offset,
+        y_offset=ground.y_offset,
+        z_min=ground.z_min,
+        z_max=ground.z_max,
+        z_scale=grid.z_scale,
+        z_offset=grid.z_offset,
+        nx=grid.nx,
+        ny=grid.ny,
+        nz=grid.nz,
+    )
+
+
+def _check_cloud(points: Floats, grid: VoxelGridConfig) -> Floats:
+    points = _check_points(points, grid)
+    intensities = np.abs(points[:, 3])
+    greatest = float(np.max(intensities, initial=0, where=np.isfinite(intensities)))
+    if len(points) * greatest >= 2**63 / float(FIXED_POINT):
+        raise DataError(
+            f"an intensity of {greatest:g} among {len(points)} points overflows a voxel's 64-bit sum; "
+            "scale intensities to 0..1, as pd_edge.clouds does"
+        )
+    return points
+
+
+def voxelize(points: Floats, grid: VoxelGridConfig) -> Voxels:
+    """Divides a cloud into voxels.
+
+    A point belongs to none if it is outside the grid, outside ``z_min <= z < z_max``, or has a NaN or an infinity in
+    any of its four values. A permutation of the points changes no bit of the result: means come from 64-bit integer
+    sums in steps of 2^-24 (of a metre, of the intensity's scale) and one float64 division.
+
+    Args:
+        points: (N, 4) float32, x y z [m] in the LiDAR frame and intensity 0..1.
+        grid: The detection volume.
+
+    Raises:
+        DataError: Wrong dtype or shape, or intensities that overflow the sums.
+
+    Source: means as in mmdetection3d's HardSimpleVFE; no cap of points or voxels, unlike there.
+    """
+    return Voxels(*_voxels.voxelize(_check_cloud(points, grid), _native_grid(grid)))
+
+
+def voxelize_reference(points: Floats, grid: VoxelGridConfig) -> Voxels:
+    """Numpy twin of :func:`voxelize`, equal to the last bit."""
+    cells = point_cells_reference(_check_cloud(points, grid), grid)
+    with np.errstate(over="ignore", invalid="ignore"):  # a far or NaN height is simply outside
+        height = np.floor(points[:, 2] * grid.z_scale + grid.z_offset)
+    inside = (cells >= 0) & (height >= 0) & (height < grid.nz)
+    point_keys = cells[inside].astype(np.int64) * (grid.nz + 1) + height[inside].astype(np.int64)
+    keys, voxel, counts = np.unique(point_keys, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(keys), VOXEL_FEATURES), np.int64)
+    np.add.at(sums, voxel, np.rint(points[inside] * FIXED_POINT).astype(np.int64))
+    features = (sums / (counts.astype(np.float64) * float(FIXED_POINT))[:, None]).astype(np.float32)
+    return Voxels(features, keys, counts.astype(np.int32))
+
+
+def check_voxel_net(net: VoxelNet, model: SecondConfig) -> None:
+    """Checks that a net's arrays are those of a model's layers.
+
+    Raises:
+        EngineError: Wrong number of layers, wrong dtype or shape, or a value that is not finite.
+    """
+    layers = sparse_layers(model)
+    if not len(net.weights) == len(net.biases) == len(layers):
+        raise EngineError(
+            f"voxel net has {len(net.weights)} weights and {len(net.biases)} biases, expected one of each for the "
+            f"{len(layers)} sparse layers; export anew"
+        )
+    for i, (layer, weight, bias) in enumerate(zip(layers, net.weights, net.biases, strict=True)):
+        shape = (int(np.prod(layer.kernel)), layer.inputs, layer.outputs)
+        _check_array(f"weight {i}", weight, shape)
+        _check_array(f"bias {i}", bias, shape[2:])
+
+
+def _check_array(name: str, array: Floats, shape: tuple[int, ...]) -> None:
+    if array.dtype != np.float32 or array.shape != shape:
+        raise EngineError(
+            f"voxel net {name} is {array.dtype} of shape {array.shape}, expected float32 {shape}; "
+            "it belongs to another configuration, or is damaged: export anew"
+        )
+    if not np.isfinite(array).all():
+        raise EngineError(f"voxel net {name} holds a NaN or an infinity; the weights are damaged, export anew")
+
+
+class VoxelEncoder:
+    """Points to canvas in one pass: voxels, sparse layers and folding, fused in C++ for the CPU.
+
+    Equal to :func:`voxelize` and :func:`pd_edge.sparse.encode_voxels_reference` in turn, up to float32 rounding (about
+    1e-6 of the largest value). Depends neither on the order of the points nor on the number of threads, bit for bit.
+
+    Args:
+        model: The network, of which the grid and the sparse layers count here.
+        net: The folded sparse layers.
+        layout: "nchw" gives a canvas (1, C, H, W) of ``model.canvas_shape``, "nhwc" gives (1, H, W, C).
+        threads: CPU threads; None takes two where there are two.
+
+    Raises:
+        ConfigError: An unknown layout.
+        EngineError: The net does not fit the model, see :func:`check_voxel_net`, or less than one thread.
+    """
+
+    def __init__(self, model: SecondConfig, net: VoxelNet, layout: Layout = "nchw", threads: int | None = None) -> None:
+        if layout not in ("nchw", "nhwc"):
+            raise ConfigError(f"canvas layout {layout!r} is unknown; use 'nchw' or 'nhwc'")
+        if threads is not None and threads < 1:
+            raise EngineError(f"threads {threads}: give 1 or more, or leave it out for two where there are two")
+        check_voxel_net(net, model)
+        self._grid = model.grid
+        layers = [
+            (layer.submanifold, layer.kernel, layer.stride, layer.padding, *map(np.ascontiguousarray, arrays))
+            for layer, *arrays in zip(sparse_layers(model), net.weights, net.biases, strict=True)
+        ]
+        threads = threads or min(2, os.cpu_count() or 1)
+        self._native = _voxels.VoxelEncoder(
+            _native_grid(model.grid),
+            layers,
+            channels_last=layout == "nhwc",
+            threads=threads,
+            instructions=_voxels.instruction_sets()[0],
+        )
+
+    def encode(self, points: Floats) -> Floats:
+        """Encodes a cloud.
+
+        Args:
+            points: (N, 4) float32, x y z [m] in the LiDAR frame and intensity 0..1.
+
+        Returns:
+            The canvas, float32, every value >= 0 and 0 where no site is. The array belongs to the encoder: **the next
+            call overwrites it**, and only the cells that change, so copy it to keep it and never write into it.
+
+        Raises:
+            DataError: Wrong dtype or shape, or intensities that overflow the sums; the canvas stays as it was.
+        """
+        return self._native.encode(_check_cloud(points, self._grid))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long the steps of the last call took [s]: voxelize, rules, convolve, fold."""
+        return self._native.seconds()

@@ -8,51 +8,15 @@
 #include <limits>
 #include <mutex>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
+#include "occupancy.hpp"
 #include "pillar_math.hpp"
-
-// One copy of a hot loop per instruction set, chosen when the module is loaded. Needs ifunc, hence glibc; elsewhere
-// (aarch64 has its vectors in the base instruction set) the plain copy is all there is.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
-#if __has_attribute(target_clones)
-#define PD_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-#endif
-#ifndef PD_CLONES
-#define PD_CLONES
-#endif
 
 namespace py = pybind11;
 
 namespace pd_edge {
 namespace {
-
-using Floats = py::array_t<float, py::array::c_style>;
-
-struct PointView {
-    const Point* data;
-    std::int64_t size;
-};
-
-PointView view_points(const Floats& points) {
-    if (points.ndim() != 2 || points.shape(1) != 4) throw std::invalid_argument("points must have shape (N, 4)");
-    static_assert(sizeof(Point) == 4 * sizeof(float), "a row of the cloud is a Point");
-    return {reinterpret_cast<const Point*>(points.data()), points.shape(0)};
-}
-
-// Which cells hold a point: a bitmap small enough for the first cache, and the number of occupied cells before each
-// word of it, so that pillars come out numbered by ascending cell without sorting.
-struct Occupancy {
-    std::vector<std::uint64_t> bits;
-    std::vector<std::int32_t> before;
-
-    void reset(const Grid& grid) {
-        bits.assign((static_cast<std::size_t>(grid.nx) * grid.ny + 63) / 64, 0);
-        before.resize(bits.size());
-    }
-};
 
 std::int64_t mark_cells(PointView points, const Grid& grid, std::int32_t* cells, std::uint64_t* bits) {
     std::int64_t kept = 0;
@@ -60,20 +24,10 @@ std::int64_t mark_cells(PointView points, const Grid& grid, std::int32_t* cells,
         const std::int32_t cell = cell_of(points.data[i], grid);
         cells[i] = cell;
         if (cell < 0) continue;
-        bits[cell >> 6] |= std::uint64_t{1} << (cell & 63);
+        insert(bits, cell);
         ++kept;
     }
     return kept;
-}
-
-void list_cells(Occupancy& occupancy, std::vector<std::int32_t>& pillar_cells) {
-    pillar_cells.clear();
-    for (std::size_t word = 0; word < occupancy.bits.size(); ++word) {
-        occupancy.before[word] = static_cast<std::int32_t>(pillar_cells.size());
-        for (std::uint64_t rest = occupancy.bits[word]; rest != 0; rest &= rest - 1) {
-            pillar_cells.push_back(static_cast<std::int32_t>(word * 64 + __builtin_ctzll(rest)));
-        }
-    }
 }
 
 // Replaces every point's cell by its pillar and sums the pillars up.
@@ -82,8 +36,7 @@ PD_CLONES void sum_points(const Point* points, std::int64_t size, const std::uin
     for (std::int64_t i = 0; i < size; ++i) {
         const std::int32_t cell = cell_to_pillar[i];
         if (cell < 0) continue;
-        const std::uint64_t lower = bits[cell >> 6] & ((std::uint64_t{1} << (cell & 63)) - 1);
-        const std::int32_t pillar = before[cell >> 6] + __builtin_popcountll(lower);
+        const std::int32_t pillar = number_of(bits, before, cell);
         cell_to_pillar[i] = pillar;
         PillarSum& sum = sums[pillar];
         sum.x += to_fixed_point(points[i].x);
@@ -102,10 +55,11 @@ struct Assignment {
     std::int64_t kept = 0;
 
     void assign(PointView points, const Grid& grid) {
-        occupancy.reset(grid);
+        occupancy.reset(std::int64_t{grid.nx} * grid.ny);
         pillar.resize(static_cast<std::size_t>(points.size));
         kept = mark_cells(points, grid, pillar.data(), occupancy.bits.data());
-        list_cells(occupancy, cells);
+        cells.clear();
+        occupancy.number([this](std::int32_t cell) { cells.push_back(cell); });
         sums.assign(cells.size(), PillarSum{});
         sum_points(points.data, points.size, occupancy.bits.data(), occupancy.before.data(), pillar.data(),
                    sums.data());
@@ -247,7 +201,7 @@ class PillarEncoder {
                                 : Floats({py::ssize_t{1}, static_cast<py::ssize_t>(channels_), py::ssize_t{grid.ny},
                                           py::ssize_t{grid.nx}});
         std::memset(canvas_.mutable_data(), 0, static_cast<std::size_t>(canvas_.nbytes()));
-        assignment_.occupancy.reset(grid);
+        assignment_.occupancy.reset(plane);
     }
 
     Floats encode(const Floats& points) {
