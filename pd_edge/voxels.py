@@ -119,19 +119,9 @@ def output_size(size: Triple, layer: SparseLayer) -> Triple:
 
 
 def _native_grid(grid: VoxelGridConfig) -> _voxels.Grid:
-    ground = _constants(grid)
-    return _voxels.Grid(
-        scale=ground.scale,
-        x_offset=ground.x_offset,
-        y_offset=ground.y_offset,
-        z_min=ground.z_min,
-        z_max=ground.z_max,
-        z_scale=grid.z_scale,
-        z_offset=grid.z_offset,
-        nx=grid.nx,
-        ny=grid.ny,
-        nz=grid.nz,
-    )
+    ground = _constants(grid)._asdict()
+    shared = {name: ground[name] for name in ("scale", "x_offset", "y_offset", "z_min", "z_max", "nx", "ny")}
+    return _voxels.Grid(**shared, z_scale=float(grid.z_scale), z_offset=float(grid.z_offset), nz=grid.nz)
 
 
 def _check_cloud(points: Floats, grid: VoxelGridConfig) -> Floats:
@@ -232,8 +222,8 @@ class VoxelEncoder:
         check_voxel_net(net, model)
         self._grid = model.grid
         layers = [
-            (layer.submanifold, layer.kernel, layer.stride, layer.padding, *map(np.ascontiguousarray, arrays))
-            for layer, *arrays in zip(sparse_layers(model), net.weights, net.biases, strict=True)
+            (*layer[:4], np.ascontiguousarray(weight), np.ascontiguousarray(bias))
+            for layer, weight, bias in zip(sparse_layers(model), net.weights, net.biases, strict=True)
         ]
         threads = threads or min(2, os.cpu_count() or 1)
         self._native = _voxels.VoxelEncoder(

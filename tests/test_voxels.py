@@ -121,7 +121,8 @@ def test_features_of_a_voxel() -> None:
     column = 800 * 1408
     assert voxels.keys.tolist() == [column * 41 + 30, (column + 200) * 41 + 19]
     assert voxels.counts.tolist() == [1, 2]
-    np.testing.assert_allclose(voxels.features, [[0, 0, 0, 1], [10.02, 0.03, -1.03, 0.375]], atol=1e-6)
+    expected = np.array([[0, 0, 0, 1], [10.02, 0.03, -1.03, 0.375]])
+    np.testing.assert_allclose(voxels.features, expected, atol=1e-6)
 
 
 def test_a_voxel_has_no_cap() -> None:
@@ -367,7 +368,7 @@ def test_a_wrong_net_is_named() -> None:
     with pytest.raises(EngineError, match=r"weight 11 .* of shape \(3, 16, 31\), expected float32 \(3, 16, 32\)"):
         check_voxel_net(net._replace(weights=(*net.weights[:-1], net.weights[-1][:, :, :31])), model)
     with pytest.raises(EngineError, match="bias 0 is float64"):
-        check_voxel_net(net._replace(biases=(net.biases[0].astype(np.float64), *net.biases[1:])), model)  # type: ignore[arg-type]
+        check_voxel_net(net._replace(biases=(net.biases[0].astype(np.float64), *net.biases[1:])), model)
     with pytest.raises(EngineError, match="weight 0 holds a NaN"):
         check_voxel_net(net._replace(weights=(np.full_like(net.weights[0], np.nan), *net.weights[1:])), model)
     with pytest.raises(EngineError, match="export anew"):

@@ -12,7 +12,7 @@
 #include <arm_neon.h>
 #endif
 
-#include "voxel_sites.hpp"
+#include "sparse_rules.hpp"
 
 namespace pd_edge {
 

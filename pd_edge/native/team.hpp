@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -16,7 +17,11 @@ namespace pd_edge {
 class Team {
    public:
     explicit Team(int threads) {
-        for (int i = 1; i < threads; ++i) helpers_.emplace_back([this] { help(); });
+        try {
+            for (int i = 1; i < threads; ++i) helpers_.emplace_back([this] { help(); });
+        } catch (const std::system_error&) {
+            // The system gives no more of them: fewer take longer and come to the same.
+        }
     }
 
     ~Team() {

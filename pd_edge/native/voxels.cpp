@@ -16,6 +16,7 @@
 
 #include "occupancy.hpp"
 #include "sparse_convolution.hpp"
+#include "sparse_rules.hpp"
 #include "team.hpp"
 #include "voxel_sites.hpp"
 
@@ -167,8 +168,9 @@ class VoxelEncoder {
         return canvas_;
     }
 
-    py::dict seconds() const {
+    py::dict seconds() {
         using py::operator""_a;
+        const std::lock_guard<std::mutex> one_at_a_time(mutex_);
         return py::dict("voxelize"_a = seconds_.voxelize, "rules"_a = seconds_.rules,
                         "convolve"_a = seconds_.convolve, "fold"_a = seconds_.fold);
     }
@@ -210,7 +212,7 @@ class VoxelEncoder {
             if (!layer.submanifold) stride_sites(in, layer.kernel, sites_[++level]);
             const Sites& out = sites_[level];
             if (!layer.submanifold || !rules_hold) find_rules(team, in, out, layer.kernel);
-            rules_hold = layer.submanifold;
+            rules_hold = layer.submanifold;  // the submanifold layers of a stage have the same
             watch.lap(seconds_.rules);
             rows = convolve(team, layer.convolution, rows, out);
             watch.lap(seconds_.convolve);
