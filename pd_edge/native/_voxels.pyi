@@ -1,9 +1,10 @@
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-_Triple = tuple[int, int, int]
+_Triple: TypeAlias = tuple[int, int, int]
 
 class Grid:
     def __init__(
