@@ -28,6 +28,7 @@ from pd_edge.bench import Cloud, StageLatency, stage_latencies, synthetic_cloud
 from pd_edge.config import GridConfig
 from pd_edge.detector import Detector, Timing, load
 from pd_edge.drive_report import machine
+from pd_edge.encoders import make_encoder
 from pd_edge.engine_folder import EngineFolder
 from pd_edge.engines.build import BuildOptions, build_engine
 from pd_edge.engines.onnx_file import export_onnx
@@ -35,7 +36,6 @@ from pd_edge.engines.source import open_source
 from pd_edge.errors import EngineError
 from pd_edge.files import write_bytes
 from pd_edge.kitti import ObjectDataset, open_dataset
-from pd_edge.pillars import PillarEncoder
 from pd_edge.report import write_json
 from pd_edge.runtimes import PointsRuntime
 from pd_edge.tables import Table, markdown_table
@@ -48,7 +48,7 @@ INT8, BOTH, TORCH = "int8-cpu", "int8-cpu, the rest bf16", "torch fp32"
 VIEW, WHOLE, ARTIFICIAL, IN_A_ROW = "camera's view", "whole scans", "artificial", "camera's view, in a row"
 KINDS: dict[str, tuple[str, ...]] = {INT8: (VIEW, WHOLE, ARTIFICIAL), TORCH: (VIEW,)}
 """Clouds that a detector gets where these are not the cut and the whole ones."""
-STAGES = ("pillars", "network", "decode", "total")
+STAGES = ("encoder", "network", "decode", "total")
 
 
 class Target(NamedTuple):
@@ -98,9 +98,9 @@ def build_int8(model: str, calibration: Path, folder: Path) -> Path:
 def network_alone(engine: Path, detector: Detector, clouds: Sequence[Cloud]) -> Callable[[], float]:
     """A function that runs the network once, on one of some canvases that are there already; returns its time [ms]."""
     runtime, opened = detector.runtime, EngineFolder.load(engine)
-    if isinstance(runtime, PointsRuntime) or opened.pillar_net is None:
+    if isinstance(runtime, PointsRuntime) or opened.encoder_net is None:
         raise EngineError(f"{engine} takes points; give the form dense")
-    encoder = PillarEncoder(opened.config.model.grid, opened.pillar_net, runtime.layout)
+    encoder = make_encoder(opened.config.model, opened.encoder_net, runtime.layout)
     canvases = cycle([encoder.encode(cloud).copy() for cloud in clouds[:CANVASES]])
 
     def run() -> float:
@@ -198,7 +198,7 @@ def targets(found: Measured) -> list[Target]:
         Target("p99 / median, in a row", row.p99 / row.p50, 2.0, ""),
         Target(f"whole scans over those in view, {points:,.0f} points", found.more[INT8]["total"], 8.0, "ms"),
         Target(f"the same, {BOTH}", found.more[BOTH]["total"], 8.0, "ms"),
-        Target(f"encode and scatter, {POINTS:,} points", artificial.stages["pillars"].p50, 4.0, "ms"),
+        Target(f"encode and scatter, {POINTS:,} points", artificial.stages["encoder"].p50, 4.0, "ms"),
         Target("decoding with NMS", int8["decode"].p50, 3.0, "ms"),
     ]
 

@@ -34,7 +34,8 @@ from pd_edge.training.checkpoint import load_model
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.importers.openpcdet import KITTI, NAMES
 from pd_edge.training.loop import train
-from pd_edge.training.model import BOX_CODE, DIRECTION_BINS, PillarBatch, PillarFeatureNet
+from pd_edge.training.network import BOX_CODE, DIRECTION_BINS
+from pd_edge.training.pointpillars import PillarBatch, PillarFeatureNet
 from pd_edge.training.run_log import versions
 from pd_edge.training.validate import WithinGrid
 

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from pd_edge.clouds import read_cloud
 from pd_edge.config import DetectorConfig, GridConfig
 from pd_edge.decode import Heads, anchors, decode_boxes
-from pd_edge.pillars import PillarEncoder, point_cells
+from pd_edge.encoders import make_encoder
+from pd_edge.pillars import point_cells
 from pd_edge.training.importers.importing import import_model
 
 Cloud = npt.NDArray[np.float32]
@@ -79,7 +80,7 @@ def compare(name: str, project: Project, frames: list[Path]) -> None:
             points = read_cloud(frame)
             for title, cloud in (("at most 31", cut(points, config.model.grid)), ("all points", points)):
                 theirs = project.run(*voxelize(cloud, config.model.grid))
-                canvas = PillarEncoder(config.model.grid, imported.bundle.pillar_net).encode(cloud)
+                canvas = make_encoder(config.model, imported.bundle.encoder_net).encode(cloud)
                 with torch.inference_mode():
                     ours = Heads(*(each.numpy() for each in model.dense(torch.from_numpy(canvas))))
                 report(f"{name} {frame.stem} {title}", project, theirs, ours)

@@ -16,7 +16,7 @@ from pd_edge.bundle import shipped_models
 from pd_edge.clouds import read_cloud
 from pd_edge.config import DetectorConfig, GridConfig
 from pd_edge.engines.onnx_export import export_bundle
-from pd_edge.training.model import PointPillars, student_4x_config, student_16x_config, teacher_config
+from pd_edge.training.pointpillars import PointPillars, student_4x_config, student_16x_config, teacher_config
 
 SIZES = {
     "pointpillars-teacher": teacher_config,
@@ -69,7 +69,7 @@ def main() -> None:
     clouds = clouds or [synthetic_cloud(arguments.points, GridConfig())]
     print(
         "ms, median (minimum)".ljust(41),
-        *(f"{stage:>17}" for stage in ("pillars", "network", "decode", "total")),
+        *(f"{stage:>17}" for stage in ("encoder", "network", "decode", "total")),
         end="",
     )
     print(f"{'p99':>9}{'load ms':>10}{'MiB':>8}")

@@ -65,9 +65,7 @@ def detected(model: str, frames: Dataset, profile: SensorProfile) -> BatchResult
     network, config = load_model(find_model(model) if model in shipped_models() else Path(model))
     config = config.model_copy(update={"model": config.model.model_copy(update={"grid": GRID})})
     network.config = config.model
-    detector = Detector(
-        InMemory(model, config, network.fold_pillar_net()), ModuleRuntime(network), profile.only_mount()
-    )
+    detector = Detector(InMemory(model, config, network.fold_encoder()), ModuleRuntime(network), profile.only_mount())
     return detect_batch(detector, WithinGrid(frames, GRID, profile), crop=True)
 
 

@@ -17,35 +17,14 @@ import numpy.typing as npt
 import torch
 
 from pd_edge.clouds import read_cloud
-from pd_edge.config import SecondConfig, VoxelGridConfig
+from pd_edge.training.second import student_4x_config, student_16x_config, teacher_config
 from pd_edge.training.voxel_encoder import SparseEncoder, VoxelBatch, batch_voxels
+from pd_edge.voxels import voxelize
 
 CLOUD = Path("data/kitti/object/training/velodyne_reduced/000000.bin")
-SIZES = {"teacher": 1, "4x": 2, "16x": 4}
+SIZES = {"teacher": teacher_config(), "4x": student_4x_config(), "16x": student_16x_config()}
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Case: TypeAlias = tuple[str, Callable[[], object]]
-
-
-def config(divisor: int) -> SecondConfig:
-    """The teacher's network with its channels divided."""
-    one, two, three, folded = (channels // divisor for channels in (16, 32, 64, 128))
-    return SecondConfig(
-        sparse_channels=(one, two, three, three),
-        folded_channels=folded,
-        backbone_channels=(folded, 2 * folded),
-        neck_channels=2 * folded,
-    )
-
-
-def voxels(points: npt.NDArray[np.float32], grid: VoxelGridConfig) -> tuple[npt.NDArray[np.float32], ...]:
-    """Means (V, 4) and ascending keys (V,) of the voxels of a cloud; simple, and no part of what is timed."""
-    axes = ((1, grid.scale, grid.y_offset), (0, grid.scale, grid.x_offset), (2, grid.z_scale, grid.z_offset))
-    places = np.stack([np.floor(points[:, axis] * scale + offset) for axis, scale, offset in axes], 1).astype(np.int64)
-    inside = ((places >= 0) & (places < (grid.ny, grid.nx, grid.nz))).all(1)
-    flat = (places @ (grid.nx * (grid.nz + 1), grid.nz + 1, 1))[inside]
-    keys, voxel, counts = np.unique(flat, return_inverse=True, return_counts=True)
-    sums = np.stack([np.bincount(voxel, column) for column in points[inside].T], 1)
-    return (sums / counts[:, None]).astype(np.float32), keys
 
 
 def forward(encoder: SparseEncoder, batch: VoxelBatch, dtype: torch.dtype) -> None:
@@ -63,11 +42,12 @@ def step(encoder: SparseEncoder, batch: VoxelBatch, dtype: torch.dtype) -> None:
 
 def cases(points: npt.NDArray[np.float32], frames: int) -> Iterator[Case]:
     """Names and calls to time."""
-    frame = voxels(points, config(1).grid)
-    yield f"rulebooks, 1 frame ({len(frame[1])} voxels)", partial(batch_voxels, [frame], config(1))
-    one, several = (batch_voxels([frame] * count, config(1)) for count in (1, frames))
-    for name, divisor in SIZES.items():
-        encoder = SparseEncoder(config(divisor))
+    teacher = SIZES["teacher"]
+    frame = voxelize(points, teacher.grid)
+    yield f"rulebooks, 1 frame ({len(frame.keys)} voxels)", partial(batch_voxels, [frame], teacher)
+    one, several = (batch_voxels([frame] * count, teacher) for count in (1, frames))
+    for name, model in SIZES.items():
+        encoder = SparseEncoder(model)
         for kind, dtype in TYPES.items():
             yield f"{name}, {kind}: forward, 1 frame", partial(forward, encoder, one, dtype)
             yield f"{name}, {kind}: forward + backward, {frames} frames", partial(step, encoder, several, dtype)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import pd_edge
 from pd_edge.batch import detect_batch
-from pd_edge.bundle import CONFIG, PILLAR_NET, file_entry, save_pillar_net
+from pd_edge.bundle import CONFIG, file_entry
 from pd_edge.config import dump_config
 from pd_edge.detector import load
+from pd_edge.encoders import net_file, save_net
 from pd_edge.engine_folder import EngineFolder, is_engine_folder
 from pd_edge.engine_manifest import (
     ENGINE_MANIFEST,
@@ -156,9 +157,10 @@ def _describe_build(
 ) -> EngineManifest:
     """Writes what every engine folder has beside the engine."""
     dump_config(model.config, draft / CONFIG)
-    if model.pillar_net is not None:
-        save_pillar_net(model.pillar_net, draft / PILLAR_NET)
-        files = [*files, PILLAR_NET]
+    if model.encoder_net is not None:
+        weights = net_file(model.config.model)
+        save_net(model.encoder_net, draft / weights)
+        files = [*files, weights]
     manifest = EngineManifest(
         **identity,
         detector=model.config,
@@ -209,6 +211,11 @@ def _check_fits(model: Exported, options: BuildOptions) -> None:
         raise EngineError(f"{model.path}: tensorrt-rtx lacks ScatterElements with a maximum; export `--form dense`")
     if model.precision == "int8-cpu" and options.on_gpu:
         raise EngineError(f"{model.path}: {runtime} refuses precision int8-cpu; export `--precision int8-trt`")
+    if options.on_gpu and model.config.model.detector != "pointpillars":
+        raise EngineError(
+            f"{model.path}: {runtime} makes pillars on the GPU, {model.config.model.detector}'s sparse layers have "
+            "code for the CPU alone; build it for openvino or onnxruntime"
+        )
     if model.form == "plugin" and options.plugin is None:
         raise EngineError(f"{model.path}: form plugin needs the plugin library; add `--plugin libpd_edge_plugins.so`")
     idle = _idle(model, options)

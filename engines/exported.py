@@ -12,10 +12,10 @@ import numpy as np
 
 from pd_edge.bundle import DENSE_ONNX, MANIFEST, Bundle, shipped_models
 from pd_edge.config import DetectorConfig, parse_config
+from pd_edge.encoders import EncoderNet, net_from_numbers, net_name
 from pd_edge.engine_manifest import Form, Precision
 from pd_edge.engines.onnx_metadata import read_metadata
 from pd_edge.errors import EngineError
-from pd_edge.pillars import POINT_FEATURES, PillarNet
 
 _EXPORT = "write one with `pd-edge export`"
 _Choice = TypeVar("_Choice", bound=str)
@@ -32,7 +32,7 @@ class Exported:
         form: What the graph takes: ``dense`` a canvas (1, C, ny, nx), ``plain`` and ``plugin`` points (N, 4).
         precision: What the export wrote into it.
         config: The detector's configuration.
-        pillar_net: The folded pillar feature net, which stays outside of a ``dense`` graph; None for the other forms.
+        encoder_net: The encoder's weights, which stay outside of a ``dense`` graph; None for the other forms.
         weights_sha256: Hash of the weights that were exported.
     """
 
@@ -42,7 +42,7 @@ class Exported:
     form: Form
     precision: Precision
     config: DetectorConfig
-    pillar_net: PillarNet | None
+    encoder_net: EncoderNet | None
     weights_sha256: str
 
     @property
@@ -95,7 +95,7 @@ def _from_folder(bundle: Bundle) -> Exported:
         "dense",
         "fp32",
         bundle.config,
-        bundle.pillar_net,
+        bundle.encoder_net,
         _metadata(path, data)["weights_sha256"],
     )
 
@@ -108,9 +108,10 @@ def _from_metadata(path: Path, data: bytes, metadata: dict[str, str]) -> Exporte
             f"{path}: no {', '.join(missing)} in its metadata, so it is not an export of pd-edge; {_EXPORT}"
         )
     form = _choice(path, "form", metadata["form"], get_args(Form))
-    if form == "dense" and "pillar_net" not in metadata:
-        raise EngineError(f"{path}: no pillar_net in its metadata, which the form dense needs; {_EXPORT}")
     config = _config(path, metadata["detector_config"])
+    net = net_name(config.model)
+    if form == "dense" and net not in metadata:
+        raise EngineError(f"{path}: no {net} in its metadata, which the form dense needs; {_EXPORT}")
     return Exported(
         path,
         data,
@@ -118,7 +119,7 @@ def _from_metadata(path: Path, data: bytes, metadata: dict[str, str]) -> Exporte
         form,
         _choice(path, "precision", metadata["precision"], get_args(Precision)),
         config,
-        _pillar_net(path, metadata["pillar_net"], config) if form == "dense" else None,
+        _encoder_net(path, metadata[net], config) if form == "dense" else None,
         metadata["weights_sha256"],
     )
 
@@ -138,14 +139,10 @@ def _config(path: Path, text: str) -> DetectorConfig:
     return parse_config(data, DetectorConfig, f"{path}: detector_config")
 
 
-def _pillar_net(path: Path, text: str, config: DetectorConfig) -> PillarNet:
-    """The folded net from base64 of (11, C) float32: ten rows of weight, then the bias."""
-    channels = config.model.pillar_channels
+def _encoder_net(path: Path, text: str, config: DetectorConfig) -> EncoderNet:
+    """The encoder's weights from base64 of their float32 numbers."""
     try:
-        values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
-        rows = values.reshape(POINT_FEATURES + 1, channels)
+        return net_from_numbers(np.frombuffer(base64.b64decode(text, validate=True), "<f4"), config.model)
     except (binascii.Error, ValueError) as error:
-        raise EngineError(
-            f"{path}: pillar_net is not ({POINT_FEATURES + 1}, {channels}) float32 in base64 ({error}); {_EXPORT}"
-        ) from error
-    return PillarNet(rows[:-1].copy(), rows[-1].copy())
+        name = net_name(config.model)
+        raise EngineError(f"{path}: {name} is not this network's float32 in base64 ({error}); {_EXPORT}") from error

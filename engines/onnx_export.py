@@ -21,8 +21,9 @@ import numpy as np
 
 import pd_edge
 from pd_edge import bundle as folder_format
-from pd_edge.bundle import DENSE_ONNX, PILLAR_NET, TORCH_WEIGHTS, Bundle, Manifest
+from pd_edge.bundle import DENSE_ONNX, TORCH_WEIGHTS, Bundle, Manifest
 from pd_edge.config import DetectorConfig, dump_config
+from pd_edge.encoders import net_file, save_net
 from pd_edge.errors import DataError, EngineError, MissingExtraError
 from pd_edge.runtimes import Runtime, open_runtime
 
@@ -36,14 +37,14 @@ except ModuleNotFoundError as error:
 
 from pd_edge.engines.onnx_graph import StoredAs, dense_onnx
 from pd_edge.engines.onnx_numbers import Floats
-from pd_edge.training.model import PointPillars
+from pd_edge.training.network import Network
 
 # Largest difference to torch's heads, relative to the largest value of that head. Measured: 1e-6 to 5e-6.
 PARITY = 1e-4
 
 
 def export_bundle(
-    model: PointPillars,
+    model: Network,
     config: DetectorConfig,
     folder: Path,
     weights: StoredAs = "fp32",
@@ -90,7 +91,7 @@ def export_bundle(
     return Bundle.load(folder)
 
 
-def round_to_half(model: PointPillars) -> None:
+def round_to_half(model: Network) -> None:
     """Rounds the weights of the convolutions to float16 values, in place; the dtype stays float32.
 
     Raises:
@@ -104,7 +105,7 @@ def round_to_half(model: PointPillars) -> None:
             weight.copy_(rounded)
 
 
-def head_difference(model: PointPillars, runtime: Runtime, canvas: Floats) -> float:
+def head_difference(model: Network, runtime: Runtime, canvas: Floats) -> float:
     """Largest difference between a runtime's heads and torch's, relative to the largest value of that head.
 
     Args:
@@ -120,10 +121,11 @@ def head_difference(model: PointPillars, runtime: Runtime, canvas: Floats) -> fl
     return max(float(np.abs(f - e).max() / max(np.abs(e).max(), 1e-6)) for f, e in pairs)
 
 
-def _write(model: PointPillars, config: DetectorConfig, folder: Path, name: str, weights: StoredAs) -> None:
+def _write(model: Network, config: DetectorConfig, folder: Path, name: str, weights: StoredAs) -> None:
     """Writes the files of a model folder, the manifest last."""
     dump_config(config, folder / folder_format.CONFIG)
-    folder_format.save_pillar_net(model.fold_pillar_net(), folder / PILLAR_NET)
+    encoder = net_file(config.model)
+    save_net(model.fold_encoder(), folder / encoder)
     state = _state(model, weights)
     (folder / TORCH_WEIGHTS).write_bytes(state)
     metadata = {
@@ -140,12 +142,12 @@ def _write(model: PointPillars, config: DetectorConfig, folder: Path, name: str,
         parameters=sum(each.numel() for each in model.parameters()),
         multiply_adds=multiply_adds,
         made_with={"pd-edge": pd_edge.__version__, "torch": torch.__version__, "onnx": onnx.__version__},
-        files={each: folder_format.file_entry(folder / each) for each in (PILLAR_NET, DENSE_ONNX, TORCH_WEIGHTS)},
+        files={each: folder_format.file_entry(folder / each) for each in (encoder, DENSE_ONNX, TORCH_WEIGHTS)},
     )
     (folder / folder_format.MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _state(model: PointPillars, weights: StoredAs) -> bytes:
+def _state(model: Network, weights: StoredAs) -> bytes:
     """The state dict in safetensors form, with the rounded weights as float16 where they are to be stored so."""
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if weights == "fp16":
@@ -154,7 +156,7 @@ def _state(model: PointPillars, weights: StoredAs) -> bytes:
     return data
 
 
-def _check_parity(model: PointPillars, bundle: Bundle) -> None:
+def _check_parity(model: Network, bundle: Bundle) -> None:
     """Compares the ONNX file with torch on a canvas as sparse as a real one."""
     rng = np.random.default_rng(0)
     canvas = rng.random(bundle.canvas_shape, np.float32) * (rng.random(bundle.canvas_shape[2:], np.float32) < 0.05)

@@ -2,12 +2,12 @@
 
 Forms, each ending in ``logits``, ``residuals`` and ``directions`` (float32, as :class:`pd_edge.decode.Heads` says):
 
-* ``dense``: canvas (1, C, ny, nx) float32 to heads; points are encoded outside, with ``pillar_net`` of the metadata.
+* ``dense``: canvas (1, C, H, W) float32 to heads; points are encoded outside, with weights of the metadata.
 * ``plain``: points (N, 4) float32, any N, to heads, in operators of the standard (opset 18).
 * ``plugin``: the same with the operators PillarVoxelize and PillarScatter of the domain ``pd_edge``.
 
 Metadata of every file: ``model``, ``form``, ``precision``, ``detector_config`` (JSON), ``weights_sha256`` and, for
-``dense``, ``pillar_net``: base64 of an (11, C) float32 array, ten rows of weight and the bias.
+``dense``, ``pillar_net`` (of SECOND ``voxel_net``): the encoder's weights, float32 in base64, each layer's bias behind.
 """
 
 import base64
@@ -17,10 +17,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
 from pd_edge.bundle import CANVAS
 from pd_edge.config import DetectorConfig
+from pd_edge.encoders import EncoderNet, net_name, net_numbers
 from pd_edge.engine_manifest import Form, Precision
 from pd_edge.errors import EngineError, MissingExtraError
 from pd_edge.files import write_bytes
@@ -38,14 +37,14 @@ from pd_edge.engines.onnx_graph import OPSET, DenseGraph, add_dense, canvas_inpu
 from pd_edge.engines.onnx_numbers import Half, Numbers, Single
 from pd_edge.engines.onnx_points import DOMAIN, add_plain_points, add_plugin_points, points_input
 from pd_edge.engines.quantize import FLOAT_LAYERS, Calibration, Int8
-from pd_edge.training.model import PointPillars
+from pd_edge.training.network import Network
 
 OPSET_HALF_SCALES = 19
 """The first in which Q/DQ take a float16 scale."""
 
 
 def export_onnx(
-    model: PointPillars,
+    model: Network,
     config: DetectorConfig,
     path: Path,
     form: Form,
@@ -83,7 +82,6 @@ def export_onnx(
     deployed = copy.deepcopy(model).to("cpu", torch.float32).eval()
     check_finite(deployed)
     numbers = numbers_of(precision, calibration, float_layers)
-    net = deployed.fold_pillar_net()
     metadata = {
         "model": name or path.stem,
         "form": form,
@@ -92,29 +90,27 @@ def export_onnx(
         "weights_sha256": weights_sha256 or hashlib.sha256(save(deployed.state_dict())).hexdigest(),
     }
     if form == "dense":
-        metadata["pillar_net"] = encode_pillar_net(net)
+        metadata[net_name(config.model)] = encode_net(deployed.fold_encoder())
     write_bytes(path, form_onnx(deployed, config, form, numbers, metadata).SerializeToString())
     return path
 
 
-def form_onnx(
-    model: PointPillars, config: DetectorConfig, form: Form, numbers: Numbers, metadata: dict[str, str]
-) -> Any:
+def form_onnx(model: Network, config: DetectorConfig, form: Form, numbers: Numbers, metadata: dict[str, str]) -> Any:
     """The checked ``onnx.ModelProto`` of a network on the CPU, in float32 and evaluation mode."""
-    graph, grid, net = DenseGraph(numbers), config.model.grid, model.fold_pillar_net()
+    graph = DenseGraph(numbers)
     if form == "dense":
         canvas = graph.cast(CANVAS, f"{CANVAS}.maps", TensorProto.FLOAT, numbers.maps)
-    elif form == "plain":
-        canvas = add_plain_points(graph, net, grid, numbers.maps)
     else:
-        canvas = add_plugin_points(graph, net, grid, numbers.maps)
+        net = _pillar_net(model, form)
+        add_points = add_plain_points if form == "plain" else add_plugin_points
+        canvas = add_points(graph, net, config.model.grid, numbers.maps)
     add_dense(graph, model, canvas)
     half_scales = isinstance(numbers, Int8) and numbers.maps == TensorProto.FLOAT16
     return model_proto(
         graph,
         model,
         canvas_input(config) if form == "dense" else points_input(),
-        f"pointpillars_{form}",
+        f"{config.model.detector}_{form}",
         metadata,
         opset=OPSET_HALF_SCALES if half_scales else OPSET,
         own_domain=DOMAIN if form == "plugin" else None,
@@ -144,12 +140,27 @@ def rest_of(precision: Precision) -> Numbers:
     return Half() if precision in ("fp16", "int8-trt") else Single()
 
 
-def encode_pillar_net(net: PillarNet) -> str:
-    """Base64 of the float32 bytes of (11, C): ten rows of weight, then the bias."""
-    return base64.b64encode(np.vstack([net.weight, net.bias]).astype("<f4").tobytes()).decode()
+def _pillar_net(model: Network, form: Form) -> PillarNet:
+    """The encoder of a form that takes points.
+
+    Raises:
+        EngineError: The network has no pillars; sparse layers are not written into a graph.
+    """
+    net = model.fold_encoder()
+    if not isinstance(net, PillarNet):
+        raise EngineError(
+            f"form {form} writes the encoder into the graph, which {model.config.detector}'s sparse layers cannot be; "
+            "export `--form dense`"
+        )
+    return net
 
 
-def _check(model: PointPillars, config: DetectorConfig, form: str, precision: str) -> None:
+def encode_net(net: EncoderNet) -> str:
+    """Base64 of the float32 bytes of an encoder's weights (:func:`pd_edge.encoders.net_numbers`)."""
+    return base64.b64encode(net_numbers(net).astype("<f4").tobytes()).decode()
+
+
+def _check(model: Network, config: DetectorConfig, form: str, precision: str) -> None:
     if model.config != config.model:
         raise EngineError(f"the network to export was built for {model.config}, the configuration says {config.model}")
     for what, value, known in (("form", form, get_args(Form)), ("precision", precision, get_args(Precision))):

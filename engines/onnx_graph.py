@@ -12,6 +12,7 @@ import numpy as np
 import pd_edge
 from pd_edge.bundle import CANVAS, HEADS
 from pd_edge.config import DetectorConfig
+from pd_edge.decode import anchor_axes
 from pd_edge.errors import MissingExtraError
 
 try:
@@ -22,7 +23,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "torch", "train") from error
 
 from pd_edge.engines.onnx_numbers import Floats, GraphWriter, Numbers, Single, StoredHalf
-from pd_edge.training.model import ConvBlock, PointPillars
+from pd_edge.training.network import ConvBlock, Network
 
 OPSET = 18
 # The IR version of the ONNX that brought the operator set: 1.13 for 18, 1.14 for 19 (Q/DQ with float16 scales).
@@ -104,7 +105,7 @@ class DenseGraph(GraphWriter):
 
 
 def dense_onnx(
-    model: PointPillars, config: DetectorConfig, weights: StoredAs, metadata: Mapping[str, str]
+    model: Network, config: DetectorConfig, weights: StoredAs, metadata: Mapping[str, str]
 ) -> tuple[Any, int]:
     """The dense part as an ONNX model of static shape, and its multiply-adds.
 
@@ -115,32 +116,31 @@ def dense_onnx(
         metadata: Properties written into the file.
 
     Returns:
-        The checked ``onnx.ModelProto``: ``canvas`` (1, C, ny, nx) float32 to ``logits``, ``residuals`` and
+        The checked ``onnx.ModelProto``: ``canvas`` (1, C, H, W) float32 to ``logits``, ``residuals`` and
         ``directions``, laid out as :class:`pd_edge.decode.Heads` says.
     """
     graph = DenseGraph(StoredHalf() if weights == "fp16" else Single())
     add_dense(graph, model, CANVAS)
-    return model_proto(graph, model, canvas_input(config), "pointpillars_dense", metadata), graph.multiply_adds
+    name = f"{config.model.detector}_dense"
+    return model_proto(graph, model, canvas_input(config), name, metadata), graph.multiply_adds
 
 
-def add_dense(graph: DenseGraph, model: PointPillars, canvas: str) -> None:
-    """Writes the layers from the canvas, a tensor (1, C, ny, nx) of the type of the maps, to the heads."""
-    grid = model.config.grid
-    features = _add_backbone_and_neck(graph, model, FeatureMap(canvas, grid.ny, grid.nx))
+def add_dense(graph: DenseGraph, model: Network, canvas: str) -> None:
+    """Writes the layers from the canvas, a tensor (1, C, H, W) of the type of the maps, to the heads."""
+    height, width = model.config.canvas_shape[2:]
+    features = _add_backbone_and_neck(graph, model, FeatureMap(canvas, height, width))
     head = model.head.state_dict()
     graph.head(_array(head["weight"]), _array(head["bias"]), model.head_channels, features)
 
 
 def canvas_input(config: DetectorConfig) -> Any:
     """The ``ValueInfoProto`` of a float32 canvas as the graph's input."""
-    grid = config.model.grid
-    shape = [1, config.model.pillar_channels, grid.ny, grid.nx]
-    return helper.make_tensor_value_info(CANVAS, TensorProto.FLOAT, shape)
+    return helper.make_tensor_value_info(CANVAS, TensorProto.FLOAT, config.model.canvas_shape)
 
 
 def model_proto(
     graph: GraphWriter,
-    model: PointPillars,
+    model: Network,
     source: Any,
     name: str,
     metadata: Mapping[str, str],
@@ -159,9 +159,9 @@ def model_proto(
         opset: Version of the standard operators.
         own_domain: Domain of operators that are not standard.
     """
-    grid = model.config.grid
+    along_x, along_y = anchor_axes(model.config)
     heads = [
-        helper.make_tensor_value_info(each, TensorProto.FLOAT, (1, size, grid.ny // 2, grid.nx // 2))
+        helper.make_tensor_value_info(each, TensorProto.FLOAT, (1, size, along_y.number, along_x.number))
         for each, size in zip(HEADS, model.head_channels, strict=True)
     ]
     proto = helper.make_model(
@@ -179,8 +179,8 @@ def model_proto(
     return proto
 
 
-def _add_backbone_and_neck(graph: DenseGraph, model: PointPillars, maps: FeatureMap) -> FeatureMap:
-    """Writes the three stages and their upsampled maps; returns the map that the heads read."""
+def _add_backbone_and_neck(graph: DenseGraph, model: Network, maps: FeatureMap) -> FeatureMap:
+    """Writes the stages and their upsampled maps; returns the map that the heads read."""
     upsampled = []
     upsamplings = _blocks(model.neck.upsamplings)
     for s, stage in enumerate(model.backbone.stages):

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_edge.config import DetectorConfig
+from pd_edge.encoders import make_encoder
 from pd_edge.errors import DataError, EngineError, MissingExtraError
-from pd_edge.pillars import PillarEncoder
 
 try:
     import torch
@@ -28,7 +28,7 @@ except ModuleNotFoundError as error:
 
 from pd_edge.engines.onnx_graph import HEAD
 from pd_edge.engines.onnx_numbers import Floats, GraphWriter, Numbers, folded
-from pd_edge.training.model import PointPillars
+from pd_edge.training.network import Network
 
 FLOAT_LAYERS = ("backbone.stages.0.1", "backbone.stages.0.2", HEAD)
 """Layers that stay in float where nothing else is said.
@@ -119,7 +119,7 @@ class Int8:
 
 
 def calibrate(
-    model: PointPillars,
+    model: Network,
     config: DetectorConfig,
     clouds: Sequence[Cloud],
     percentile: float = 100.0,
@@ -140,7 +140,7 @@ def calibrate(
     """
     if not 99 <= percentile <= 100:
         raise EngineError(f"percentile {percentile:g}: give 99 .. 100; below, objects would be cut off with the noise")
-    encoder = PillarEncoder(config.model.grid, model.fold_pillar_net())
+    encoder = make_encoder(config.model, model.fold_encoder())
     watch = _Watch(len(clouds) * (1 - percentile / 100))
     layers = {
         name.removesuffix(".conv"): each for name, each in model.named_modules() if isinstance(each, CONVOLUTIONS)

@@ -28,7 +28,7 @@ from pd_edge.engines.onnx_file import form_onnx, numbers_of, rest_of
 from pd_edge.engines.onnx_numbers import Numbers, Single
 from pd_edge.engines.quantize import FLOAT_LAYERS, Calibration, Int8
 from pd_edge.sensors import KITTI, SensorProfile
-from pd_edge.training.model import PointPillars
+from pd_edge.training.network import Network
 from pd_edge.training.validate import InMemory
 
 AS_EXPORTED = "as exported"
@@ -113,7 +113,7 @@ class FramesInMemory:
 
 
 def measure_sensitivity(
-    model: PointPillars,
+    model: Network,
     config: DetectorConfig,
     calibration: Calibration,
     dataset: Dataset,
@@ -162,8 +162,8 @@ def sensitivity_table(report: Report) -> Table:
 
 
 def _evaluate(
-    model: PointPillars, config: DetectorConfig, numbers: Numbers, dataset: Dataset, sensor: SensorProfile
+    model: Network, config: DetectorConfig, numbers: Numbers, dataset: Dataset, sensor: SensorProfile
 ) -> Evaluation:
     graph = form_onnx(model, config, "dense", numbers, {}).SerializeToString()
-    trained = InMemory("sensitivity", config, model.fold_pillar_net())
+    trained = InMemory("sensitivity", config, model.fold_encoder())
     return detect_batch(Detector(trained, DenseInOpenVino(graph), sensor), dataset).complete_evaluation()

@@ -12,7 +12,7 @@ from pd_edge.engines.quantize import Calibration, calibrate
 from pd_edge.kitti import open_dataset
 from pd_edge.sensors import KITTI, SensorProfile
 from pd_edge.training.checkpoint import find_weights, load_model
-from pd_edge.training.model import PointPillars
+from pd_edge.training.network import Network
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Source:
     """
 
     path: Path
-    model: PointPillars
+    model: Network
     config: DetectorConfig
     weights_sha256: str
 

@@ -34,7 +34,7 @@ class Case(NamedTuple):
 class StageLatency(NamedTuple):
     """Time one stage takes for a frame [ms]."""
 
-    stage: str  # pillars, network, decode or total
+    stage: str  # encoder, network, decode or total
     minimum: float
     p50: float
     p95: float

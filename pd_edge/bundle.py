@@ -4,8 +4,8 @@ A model folder holds::
 
     manifest.json       what the weights were made for, and the SHA-256 of every weight file
     config.yaml         the DetectorConfig; its `decode` part may be edited, its `model` part belongs to the weights
-    pillar_net.npz      weight (10, C) and bias (C,) of the pillar feature net, batch norm folded
-    dense.onnx          canvas (1, C, ny, nx) -> logits, residuals, directions
+    pillar_net.npz      the encoder's weights, batch norms folded (voxel_net.npz of SECOND); pd_edge.encoders
+    dense.onnx          canvas (1, C, H, W) -> logits, residuals, directions
     model.safetensors   the torch state dict, for training and the torch runtime; may be left out on a vehicle
     results.json        measured figures by name, optional
     MODEL_CARD.md       data, licence, how to reproduce
@@ -17,22 +17,19 @@ A model folder holds::
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from pd_edge.config import Config, DetectorConfig, ModelConfig, load_config, parse_config
+from pd_edge.encoders import EncoderNet, net_file, read_net
 from pd_edge.errors import EngineError
-from pd_edge.pillars import PillarNet
 
 SHIPPED = Path(__file__).resolve().parent / "weights"
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
-PILLAR_NET = "pillar_net.npz"
 DENSE_ONNX = "dense.onnx"
 TORCH_WEIGHTS = "model.safetensors"
 RESULTS = "results.json"
@@ -69,7 +66,7 @@ class ModelSummary(NamedTuple):
     parameters: int
     multiply_adds: int  # of the dense part, for one frame
     weights: str
-    runtime_bytes: int  # what a vehicle needs: the ONNX file and the pillar net
+    runtime_bytes: int  # what a vehicle needs: the ONNX file and the encoder's weights
     total_bytes: int
     results: dict[str, Any]  # results.json as it stands; empty where there is none
 
@@ -82,14 +79,14 @@ class Bundle:
         folder: The folder.
         manifest: Its manifest.
         config: The detector's configuration; ``config.model`` equals ``manifest.model``.
-        pillar_net: Weights of the pillar feature net, weight (10, C) and bias (C,) float32.
+        encoder_net: The encoder's weights.
         results: ``results.json``, empty where there is none.
     """
 
     folder: Path
     manifest: Manifest
     config: DetectorConfig
-    pillar_net: PillarNet
+    encoder_net: EncoderNet
     results: dict[str, Any]
 
     @classmethod
@@ -111,11 +108,9 @@ class Bundle:
         for name, entry in manifest.files.items():
             if (folder / name).exists():
                 _check_file(folder / name, entry)
-        bundle = cls(folder, manifest, config, read_pillar_net(folder / PILLAR_NET), read_results(folder))
-        bundle.file(PILLAR_NET)
-        check_shape(
-            bundle.pillar_net.weight.shape, (10, config.model.pillar_channels), f"{folder / PILLAR_NET}: weight"
-        )
+        weights = net_file(config.model)
+        bundle = cls(folder, manifest, config, read_net(folder / weights, config.model), read_results(folder))
+        bundle.file(weights)
         return bundle
 
     @property
@@ -125,7 +120,7 @@ class Bundle:
 
     @property
     def canvas_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the canvas that the dense part takes: (1, C, ny, nx)."""
+        """Shape of the canvas that the dense part takes: (1, C, H, W)."""
         return self.config.model.canvas_shape
 
     def file(self, name: str) -> Path:
@@ -182,7 +177,7 @@ def summarize(folder: Path) -> ModelSummary:
         parameters=manifest.parameters,
         multiply_adds=manifest.multiply_adds,
         weights=manifest.weights,
-        runtime_bytes=sum(sizes.get(name, 0) for name in (PILLAR_NET, DENSE_ONNX)),
+        runtime_bytes=sum(sizes.get(name, 0) for name in (net_file(manifest.model), DENSE_ONNX)),
         total_bytes=sum(sizes.values()),
         results=read_results(folder),
     )
@@ -214,44 +209,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def read_pillar_net(path: Path) -> PillarNet:
-    """Reads the pillar feature net's weights.
-
-    Raises:
-        EngineError: The file is missing, is not such an archive, or its two arrays do not fit together.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            net = PillarNet(np.asarray(arrays["weight"]), np.asarray(arrays["bias"]))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise EngineError(f"{path}: cannot be read as arrays 'weight' and 'bias' ({error}); export it again") from error
-    if {net.weight.dtype, net.bias.dtype} != {np.dtype(np.float32)}:
-        raise EngineError(f"{path}: holds {net.weight.dtype} and {net.bias.dtype}, expected float32; export it again")
-    check_shape(net.bias.shape, net.weight.shape[1:], f"{path}: bias")
-    return net
-
-
-def save_pillar_net(net: PillarNet, path: Path) -> None:
-    """Writes the pillar feature net's weights, without pickle."""
-    np.savez(path, weight=net.weight, bias=net.bias)
-
-
 def file_entry(path: Path) -> FileEntry:
     """A weight file's size and SHA-256, for the manifest."""
     return FileEntry(size=path.stat().st_size, sha256=_sha256(path))
-
-
-def check_shape(found: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
-    """Refuses weights that were made for another network or grid.
-
-    Raises:
-        EngineError: The shapes differ.
-    """
-    if tuple(found) != tuple(expected):
-        raise EngineError(
-            f"{what} has the shape {tuple(found)}, but config.yaml needs {tuple(expected)}: weights of another network "
-            "or grid; restore the model's own config.yaml or export the weights for this one"
-        )
 
 
 def _check_model(found: ModelConfig, trained: ModelConfig, folder: Path) -> None:

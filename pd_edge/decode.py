@@ -8,18 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pd_edge.boxes import Detections, FloatT, nms_bev, wrap_angle
-from pd_edge.config import DecodeConfig, DetectorConfig, ModelConfig
+from pd_edge.config import DecodeConfig, DetectorConfig, ModelConfig, stage_strides
 from pd_edge.errors import DataError, EngineError
 
 ANCHOR_YAWS = (0.0, math.pi / 2)
-FEATURE_STRIDE = 2
-"""Canvas cells per step of the head's maps."""
 
 
 class Heads(NamedTuple):
     """What the network's head puts out for one cloud.
 
-    There are A anchors at each location, a = class * 2 + yaw; H and W are half of the canvas's.
+    There are A anchors at each location, a = class * 2 + yaw; H and W are those of the backbone's first map.
 
     Attributes:
         logits: (1, A * classes, H, W) float32, channel a * classes + c.
@@ -67,8 +65,9 @@ def anchor_axes(model: ModelConfig) -> tuple[AnchorAxis, AnchorAxis]:
     anchors at the edges of the range are half a location off its centre.
     """
     grid = model.grid
-    step = FEATURE_STRIDE * grid.cell
-    width, height = grid.nx // FEATURE_STRIDE, grid.ny // FEATURE_STRIDE
+    stride = stage_strides(model)[0]
+    step = stride * grid.cell
+    width, height = grid.nx // stride, grid.ny // stride
     if model.anchor_range is None:
         return AnchorAxis(grid.x_min, step, width), AnchorAxis(grid.y_min, step, height)
     x_first, y_first, x_last, y_last = model.anchor_range
@@ -84,8 +83,8 @@ def anchors(model: ModelConfig) -> npt.NDArray[np.float32]:
     """Lays out the anchors of a model.
 
     Returns:
-        (H, W, A, 7) float32 boxes in the LiDAR frame [m, rad], H = ny / 2, W = nx / 2, A = 2 per class: yaw 0, then
-        pi / 2. :func:`anchor_axes` tells where they stand.
+        (H, W, A, 7) float32 boxes in the LiDAR frame [m, rad], H and W as the head's maps, A = 2 per class: yaw 0,
+        then pi / 2. :func:`anchor_axes` tells where they stand.
 
     Source: PointPillars, sections 2.2 and 3.
     """

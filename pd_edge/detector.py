@@ -15,9 +15,10 @@ from pd_edge.bundle import Bundle, shipped_models
 from pd_edge.clouds import CheckedCloud
 from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig, parse_config
 from pd_edge.decode import Decoder, Heads
+from pd_edge.encoders import EncoderNet, make_encoder
 from pd_edge.engine_folder import EngineFolder, is_engine_folder
 from pd_edge.errors import EngineError
-from pd_edge.pillars import PillarEncoder, PillarNet, point_cells
+from pd_edge.pillars import point_cells
 from pd_edge.runtimes import AnyRuntime, BatchRuntime, PointsRuntime, open_engine, open_runtime
 from pd_edge.sectors import SECTORS, Coverage, Sectors, coverage_named
 from pd_edge.sensors import KITTI, SensorProfile, corrected, mount_of
@@ -31,8 +32,8 @@ ModelT = TypeVar("ModelT", Bundle, EngineFolder)
 class Timing(NamedTuple):
     """Time one frame took, by stage."""
 
-    pillars: float
-    """Check of the cloud, turns to the sectors, pillars, feature net and scatter to the canvas [ms].
+    encoder: float
+    """Check of the cloud, turns to the sectors, and the encoder: pillars or voxels, up to the canvas [ms].
 
     Of a network that takes points, check and turns alone."""
     network: float
@@ -54,7 +55,7 @@ class TrainedModel(Protocol):
     @property
     def config(self) -> DetectorConfig: ...  # noqa: D102
     @property
-    def pillar_net(self) -> PillarNet | None: ...  # noqa: D102
+    def encoder_net(self) -> EncoderNet | None: ...  # noqa: D102
 
 
 class Detector:
@@ -77,7 +78,7 @@ class Detector:
             the first and for a cloud without points.
 
     Raises:
-        EngineError: The pillar feature net's weights are damaged, or missing for a runtime that takes a canvas.
+        EngineError: The encoder's weights are damaged, or missing for a runtime that takes a canvas.
         ConfigError: There is no such coverage, or the model's grid does not allow it.
     """
 
@@ -251,13 +252,13 @@ def _network(
     """The stages before the heads: points to what the runtime takes, for each view that goes in at once; and heads."""
     if isinstance(runtime, PointsRuntime):
         return [np.ascontiguousarray], lambda clouds: [runtime.infer_points(clouds[0])]
-    net, grid = model.pillar_net, model.config.model.grid
+    net, network = model.encoder_net, model.config.model
     if net is None:
         raise EngineError(f"{model.name} takes points, but {runtime.name} was opened for a canvas; open it for points")
     if views > 1 and isinstance(runtime, BatchRuntime):
         # An encoder's canvas is its own, so that all views have theirs.
-        return [PillarEncoder(grid, net, runtime.layout).encode for _ in range(views)], runtime.infer_batch
-    return [PillarEncoder(grid, net, runtime.layout).encode], lambda canvases: [runtime.infer(canvases[0])]
+        return [make_encoder(network, net, runtime.layout).encode for _ in range(views)], runtime.infer_batch
+    return [make_encoder(network, net, runtime.layout).encode], lambda canvases: [runtime.infer(canvases[0])]
 
 
 def _no_detections() -> Detections:

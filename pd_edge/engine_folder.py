@@ -4,7 +4,7 @@ An engine folder holds::
 
     engine.json         the manifest: what was built, from what, for what (pd_edge.engine_manifest)
     config.yaml         the DetectorConfig; its `decode` part may be edited, its `model` part belongs to the engine
-    pillar_net.npz      weight and bias of the pillar feature net, for the form dense alone
+    pillar_net.npz      the encoder's weights (voxel_net.npz of SECOND), for the form dense alone
     the engine's files  model.xml and model.bin, model.onnx, or model.engine and what it needs: the plugin library, or
                         kernels.fatbin, what runs before the form dense on a GPU
 """
@@ -12,11 +12,11 @@ An engine folder holds::
 from dataclasses import dataclass
 from pathlib import Path
 
-from pd_edge.bundle import CONFIG, PILLAR_NET, check_shape, read_pillar_net
+from pd_edge.bundle import CONFIG
 from pd_edge.config import DetectorConfig, load_config
+from pd_edge.encoders import EncoderNet, net_file, read_net
 from pd_edge.engine_manifest import ENGINE_MANIFEST, EngineManifest, check_files, read_manifest, rebuild_advice
 from pd_edge.errors import EngineError
-from pd_edge.pillars import POINT_FEATURES, PillarNet
 
 OPENVINO_MODEL = "model.xml"
 OPENVINO_WEIGHTS = "model.bin"
@@ -33,13 +33,13 @@ class EngineFolder:
         folder: The folder.
         manifest: Its manifest.
         config: The detector's configuration; ``config.model`` is the one that the engine was built for.
-        pillar_net: Weights of the pillar feature net for the form ``dense``; None for a form that takes points.
+        encoder_net: The encoder's weights for the form ``dense``; None for a form that takes points.
     """
 
     folder: Path
     manifest: EngineManifest
     config: DetectorConfig
-    pillar_net: PillarNet | None
+    encoder_net: EncoderNet | None
 
     @classmethod
     def load(cls, folder: Path) -> "EngineFolder":
@@ -58,7 +58,9 @@ class EngineFolder:
                 f"{rebuild_advice(manifest, folder)}"
             )
         check_files(manifest, folder)
-        return cls(folder, manifest, config, _pillar_net(folder, config) if manifest.form == "dense" else None)
+        model = config.model
+        net = read_net(folder / net_file(model), model) if manifest.form == "dense" else None
+        return cls(folder, manifest, config, net)
 
     @property
     def name(self) -> str:
@@ -67,7 +69,7 @@ class EngineFolder:
 
     @property
     def canvas_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the canvas that a dense engine takes: (1, C, ny, nx)."""
+        """Shape of the canvas that a dense engine takes: (1, C, H, W)."""
         return self.config.model.canvas_shape
 
     def file(self, name: str) -> Path:
@@ -84,9 +86,3 @@ class EngineFolder:
 def is_engine_folder(path: str | Path) -> bool:
     """Whether there is an engine folder at a path."""
     return (Path(path) / ENGINE_MANIFEST).is_file()
-
-
-def _pillar_net(folder: Path, config: DetectorConfig) -> PillarNet:
-    net = read_pillar_net(folder / PILLAR_NET)
-    check_shape(net.weight.shape, (POINT_FEATURES, config.model.pillar_channels), f"{folder / PILLAR_NET}: weight")
-    return net

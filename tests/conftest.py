@@ -16,7 +16,7 @@ from pd_edge.runtimes.signal_stack import kept_signal_stack
 
 if TYPE_CHECKING:
     from pd_edge.bundle import Bundle
-    from pd_edge.training.model import PointPillars
+    from pd_edge.training.pointpillars import PointPillars
 
 # A busy machine is no failure.
 settings.register_profile("no deadline", deadline=None)
@@ -98,7 +98,7 @@ def tiny_model(tiny_cloud: npt.NDArray[np.float32]) -> "PointPillars":
     """A small network of random weights and batch norms, whose heads give 200 candidates for ``tiny_cloud``."""
     torch = pytest.importorskip("torch", reason="needs the train extra")
     from pd_edge.pillars import pillarize
-    from pd_edge.training.model import PillarBatch, PointPillars
+    from pd_edge.training.pointpillars import PillarBatch, PointPillars
 
     grid = GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12)
     torch.manual_seed(0)

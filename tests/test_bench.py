@@ -24,8 +24,8 @@ from pd_edge.pillars import pillarize
 def test_percentiles_of_each_stage_and_their_sum() -> None:
     timings = [Timing(float(ms), 10.0 * ms, 1.0) for ms in range(101)]
     stages = {each.stage: each for each in stage_latencies(timings)}
-    assert list(stages) == ["pillars", "network", "decode", "total"]
-    assert stages["pillars"][1:] == (0, 50, 95, 99)
+    assert list(stages) == ["encoder", "network", "decode", "total"]
+    assert stages["encoder"][1:] == (0, 50, 95, 99)
     assert stages["network"][1:] == (0, 500, 950, 990)
     assert stages["decode"][1:] == (1, 1, 1, 1)
     assert stages["total"][1:] == pytest.approx((1, 551, 1046, 1090))

@@ -11,7 +11,9 @@ import yaml
 
 from pd_edge import bundle as bundle_module
 from pd_edge.bundle import Bundle, find_model, list_models, summarize
+from pd_edge.encoders import read_net
 from pd_edge.errors import ConfigError, EngineError
+from pd_edge.pillars import PillarNet
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ def test_a_model_folder_loads_by_path(tiny_bundle: Bundle) -> None:
     loaded = Bundle.load(tiny_bundle.folder)
     assert loaded.name == "tiny"
     assert loaded.canvas_shape == (1, 8, 64, 128)
-    assert loaded.pillar_net.weight.shape == (10, 8)
+    assert isinstance(loaded.encoder_net, PillarNet)
+    assert loaded.encoder_net.weight.shape == (10, 8)
     assert loaded.results == {"ap": 12.5}
     assert loaded.file("dense.onnx") == tiny_bundle.folder / "dense.onnx"
     assert Bundle.load(str(tiny_bundle.folder)).manifest == loaded.manifest
@@ -118,10 +121,10 @@ def test_a_pillar_net_of_another_width_is_refused(folder: Path) -> None:
     ],
     ids=["no-bias", "float64", "sizes", "flat", "pickle"],
 )
-def test_a_malformed_pillar_net_is_refused(tmp_path: Path, arrays: dict[str, Any]) -> None:
+def test_a_malformed_pillar_net_is_refused(tiny_bundle: Bundle, tmp_path: Path, arrays: dict[str, Any]) -> None:
     np.savez(tmp_path / "net.npz", **arrays)
     with pytest.raises(EngineError, match=r"net\.npz"):
-        bundle_module.read_pillar_net(tmp_path / "net.npz")
+        read_net(tmp_path / "net.npz", tiny_bundle.config.model)
 
 
 def test_manifest_and_results_say_what_is_wrong(folder: Path) -> None:

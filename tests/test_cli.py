@@ -617,7 +617,7 @@ def test_demo_on_a_simulated_drive(run: CommandLine, tiny_bundle: Bundle, tmp_pa
     assert len(list((out / "labels").glob("*.txt"))) == 2
     report = json.loads((out / "report.json").read_text())
     assert report["ap"]["frames"] == 2
-    assert set(report["latency_ms"]) == {"pillars", "network", "decode", "total"}
+    assert set(report["latency_ms"]) == {"encoder", "network", "decode", "total"}
 
 
 def test_demo_takes_the_val_frames_of_a_kitti_folder(

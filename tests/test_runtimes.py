@@ -16,9 +16,9 @@ from pd_edge.boxes import Detections, wrap_angle
 from pd_edge.bundle import Bundle, list_models
 from pd_edge.config import DetectorConfig, GridConfig, dump_config
 from pd_edge.decode import Decoder, Heads
+from pd_edge.encoders import make_encoder
 from pd_edge.errors import EngineError, MissingExtraError
 from pd_edge.kitti import ObjectDataset
-from pd_edge.pillars import PillarEncoder
 from pd_edge.runtimes import RUNTIMES, Runtime, open_runtime
 
 SHIPPED = [model.name for model in list_models()]
@@ -26,7 +26,7 @@ Cloud = npt.NDArray[np.float32]
 
 
 def run(bundle: Bundle, runtime: Runtime, cloud: Cloud) -> Heads:
-    encoder = PillarEncoder(bundle.config.model.grid, bundle.pillar_net, runtime.layout)
+    encoder = make_encoder(bundle.config.model, bundle.encoder_net, runtime.layout)
     return Heads(*(head.copy() for head in runtime.infer(encoder.encode(cloud))))
 
 
@@ -35,7 +35,7 @@ def torch_heads(bundle: Bundle, cloud: Cloud) -> tuple[Heads, Heads]:
     torch = pytest.importorskip("torch", reason="needs the train extra")
     from pd_edge.pillars import pillarize
     from pd_edge.runtimes.torch import load_torch
-    from pd_edge.training.model import PillarBatch
+    from pd_edge.training.pointpillars import PillarBatch
 
     features, pillar, cells = (torch.from_numpy(each) for each in pillarize(cloud, bundle.config.model.grid)[:3])
     network = load_torch(bundle)
@@ -96,7 +96,7 @@ def test_shipped_models_equal_torch_on_real_frames(model: str, name: str, kitti_
 def test_a_runtime_follows_the_canvas_in_place(tiny_bundle: Bundle, tiny_cloud: Cloud, name: str) -> None:
     pytest.importorskip(name)
     runtime = open_runtime(tiny_bundle, name)
-    encoder = PillarEncoder(tiny_bundle.config.model.grid, tiny_bundle.pillar_net, runtime.layout)
+    encoder = make_encoder(tiny_bundle.config.model, tiny_bundle.encoder_net, runtime.layout)
     first = runtime.infer(encoder.encode(tiny_cloud)).logits.copy()
     other = runtime.infer(encoder.encode(tiny_cloud[:500])).logits.copy()
     again = runtime.infer(encoder.encode(tiny_cloud)).logits

@@ -1,18 +1,15 @@
 """From scenes to the batches the loop trains on. All of it runs in the data loading process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pd_edge.config import GridConfig
 from pd_edge.errors import DataError
-from pd_edge.pillars import Pillars, pillarize
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.interrupt import outlive_signals
-from pd_edge.training.model import PillarBatch
+from pd_edge.training.networks import Inputs, network_inputs
 from pd_edge.training.scene import Scene
 from pd_edge.training.targets import TargetAssigner, Targets, batch_targets
 
@@ -28,12 +25,12 @@ class Scenes(Protocol):
 class Batch(NamedTuple):
     """Input and targets of one step."""
 
-    pillars: PillarBatch
+    inputs: Inputs
     targets: Targets
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        return Batch(self.pillars.to(device), self.targets.to(device))
+        return Batch(self.inputs.to(device), self.targets.to(device))
 
 
 class Share(NamedTuple):
@@ -41,19 +38,6 @@ class Share(NamedTuple):
 
     rank: int = 0
     size: int = 1
-
-
-def batch_pillars(frames: Sequence[Pillars], grid: GridConfig) -> PillarBatch:
-    """Joins the pillars of a batch's frames as tensors."""
-    first_pillar = np.cumsum([0, *(len(frame.cells) for frame in frames)])
-    pillar = [frame.pillar + first for frame, first in zip(frames, first_pillar[:-1], strict=True)]
-    cells = [frame.cells.astype(np.int64) + number * grid.ny * grid.nx for number, frame in enumerate(frames)]
-    return PillarBatch(
-        features=torch.from_numpy(np.concatenate([frame.features for frame in frames])),
-        pillar=torch.from_numpy(np.concatenate(pillar).astype(np.int64)),
-        cells=torch.from_numpy(np.concatenate(cells)),
-        size=len(frames),
-    )
 
 
 class StepBatches(Dataset["Batch | DataError"]):
@@ -74,14 +58,14 @@ class StepBatches(Dataset["Batch | DataError"]):
     def _batch(self, step: int) -> Batch:
         first = (step * self._share.size + self._share.rank) * self._size
         scenes = [self._scenes.scene(number) for number in range(first, first + self._size)]
-        pillars = batch_pillars([pillarize(scene.points, self._model.grid) for scene in scenes], self._model.grid)
-        if len(pillars.features) < 2:
+        inputs = network_inputs([scene.points for scene in scenes], self._model)
+        if len(inputs.features) < 2:
             raise DataError(
-                f"samples {first} .. {first + self._size - 1}: {len(pillars.features)} points inside the grid, "
+                f"samples {first} .. {first + self._size - 1}: {len(inputs.features)} points inside the grid, "
                 "a step needs 2; check that the clouds are in metres and in the LiDAR frame (x forward)"
             )
         targets = [self._assigner.assign(scene.boxes, scene.labels) for scene in scenes]
-        return Batch(pillars, batch_targets(targets, self._model))
+        return Batch(inputs, batch_targets(targets, self._model))
 
 
 def load_batches(scenes: Scenes, config: TrainConfig, share: Share, steps: range, *, pin: bool) -> Iterator[Batch]:

@@ -28,7 +28,8 @@ from pd_edge.bundle import TORCH_WEIGHTS
 from pd_edge.config import Config, DetectorConfig, dump_config, load_config, parse_config
 from pd_edge.errors import ConfigError, DataError, EngineError
 from pd_edge.files import read_json, write_bytes
-from pd_edge.training.model import PointPillars
+from pd_edge.training.network import Network
+from pd_edge.training.networks import build_network
 
 Tensors = dict[str, Tensor]
 MODEL, CONFIG = TORCH_WEIGHTS, BUNDLE_CONFIG  # a run and a checkpoint are read as model folders are
@@ -281,7 +282,7 @@ def _misfit(given: Tensors, wanted: Mapping[str, Tensor]) -> str | None:
     return f"{problems[0]}{more}" if problems else None
 
 
-def load_model(path: Path) -> tuple[PointPillars, DetectorConfig]:
+def load_model(path: Path) -> tuple[Network, DetectorConfig]:
     """Builds the model that a run, checkpoint or bundle folder (or a weights file in one) holds, for inference.
 
     Raises:
@@ -293,7 +294,7 @@ def load_model(path: Path) -> tuple[PointPillars, DetectorConfig]:
     if not config_path.is_file():
         raise ConfigError(f"{config_path}: missing; the detector's configuration has to stand beside its weights")
     config = load_config(config_path, DetectorConfig)
-    model = PointPillars(config.model)
+    model = build_network(config.model)
     load_weights(model, weights)
     return model.eval(), config
 

@@ -1,10 +1,11 @@
 """Configuration of a training run. The run writes it, resolved, beside its weights; every field is read (a test)."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
-from pd_edge.config import Config, ModelConfig
+from pd_edge.config import Config, ModelConfig, SecondConfig
 from pd_edge.training.data_config import AugmentConfig, DataConfig
 
 
@@ -27,6 +28,19 @@ KITTI_THRESHOLDS = {
     "Pedestrian": Thresholds(positive=0.5, negative=0.35),
     "Cyclist": Thresholds(positive=0.5, negative=0.35),
 }
+
+
+# Source: mmdetection3d's SECOND configuration for three classes of KITTI.
+SECOND_THRESHOLDS = {
+    "Car": Thresholds(positive=0.6, negative=0.45),
+    "Pedestrian": Thresholds(positive=0.35, negative=0.2),
+    "Cyclist": Thresholds(positive=0.35, negative=0.2),
+}
+
+
+def _usual_thresholds(data: dict[str, Any]) -> dict[str, Thresholds]:
+    """What a detector is usually trained with; ``data`` are the fields before."""
+    return SECOND_THRESHOLDS if isinstance(data["model"], SecondConfig) else KITTI_THRESHOLDS
 
 
 class LossConfig(Config):
@@ -71,7 +85,10 @@ class TrainConfig(Config):
     model: ModelConfig
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
-    thresholds: dict[str, Thresholds] = Field(KITTI_THRESHOLDS, description="Anchor assignment, by class name.")
+    thresholds: dict[str, Thresholds] = Field(
+        default_factory=_usual_thresholds,
+        description="Anchor assignment, by class name; the detector's own by default.",
+    )
     loss: LossConfig = LossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

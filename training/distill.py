@@ -7,18 +7,20 @@ on a handful of pillars (:func:`paper_weights`); it chooses and weighs frame by 
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pd_edge.config import GridConfig, ModelConfig
+from pd_edge.config import GridConfig, ModelConfig, stage_strides
 from pd_edge.training.batches import Batch
 from pd_edge.training.local_graph import GraphConv, Group, find_neighbours, graph_difference
 from pd_edge.training.method import Lesson, Method, MethodConfig
-from pd_edge.training.model import Activations, PointPillars
+from pd_edge.training.network import Activations, Network
+from pd_edge.training.pointpillars import PillarBatch
 from pd_edge.training.rivals.guided_init import GuidedInit, GuidedInitConfig
+from pd_edge.training.rivals.maps import pillar_channels, pillars_of
 
 RELEASED_PILLARS, RELEASED_BATCH = 6000, 6
 RELEASED_TEMPERATURE, RELEASED_COUNT_CAP = 1e-2, 32
@@ -39,7 +41,7 @@ class PointDistillerConfig(MethodConfig):
         description="full; local: every chosen pillar weighs the same; reweighting: features in place of graphs.",
     )
     where: Literal["pillars", "stages"] = Field(
-        "pillars", description="What is compared: pillar features, or the backbone's three maps, cell by cell."
+        "pillars", description="What is compared: pillar features, or the backbone's maps, cell by cell."
     )
     pillars: int = Field(1000, gt=0, description="Pillars (map cells) compared per frame, N; all where fewer exist.")
     neighbours: int = Field(128, gt=0, description="Neighbours of each, K, itself included; all where fewer exist.")
@@ -118,11 +120,11 @@ class Rows(NamedTuple):
     @classmethod
     def of_pillars(cls, teacher: Activations, student: Activations, batch: Batch, grid: GridConfig) -> "Rows":
         """The batch's pillars, as important as they have points."""
-        _, pillar, cells, size = batch.pillars
+        _, pillar, cells, size = cast("PillarBatch", batch.inputs)
         cell = cells % (grid.ny * grid.nx)
         return cls(
-            teacher.pillars.detach(),
-            student.pillars,
+            pillars_of(teacher).detach(),
+            pillars_of(student),
             torch.bincount(pillar, minlength=len(cells)).float(),
             torch.stack([cell % grid.nx, cell // grid.nx], dim=1) * grid.cell,
             torch.bincount(cells // (grid.ny * grid.nx), minlength=size).tolist(),
@@ -281,19 +283,21 @@ class PointDistiller(Method):
     def __init__(self, config: PointDistillerConfig, teacher: ModelConfig, student: ModelConfig) -> None:
         super().__init__()
         self._grid, self._on_maps = student.grid, config.where == "stages"
-        pairs = [(teacher.pillar_channels, student.pillar_channels)]
+        self._cells = [stride * student.grid.cell for stride in stage_strides(student)]
         if self._on_maps:
             pairs = list(zip(teacher.backbone_channels, student.backbone_channels, strict=True))
+        else:
+            pairs = [(pillar_channels(teacher), pillar_channels(student))]
         self.losses = nn.ModuleList(LocalDistillation(config, *channels) for channels in pairs)
         self._start = GuidedInit(GuidedInitConfig(), teacher, student) if config.start == "teacher" else Method()
 
-    def initialise(self, student: PointPillars, teacher: PointPillars) -> None:
+    def initialise(self, student: Network, teacher: Network) -> None:
         """Leaves the student as it is, or starts it from the teacher's channels."""
         self._start.initialise(student, teacher)
 
     def forward(self, teacher: Activations, student: Activations, batch: Batch) -> Lesson:
         """The loss of a batch, and the diagnostics, one set per stage where maps are compared."""
-        with torch.autocast(student.pillars.device.type, enabled=False):
+        with torch.autocast(student.neck.device.type, enabled=False):
             found = [loss(rows) for loss, rows in zip(self.losses, self._rows(teacher, student, batch), strict=True)]
         total = torch.stack([loss for loss, _ in found]).sum()
         named: dict[str, Tensor] = {}
@@ -305,5 +309,5 @@ class PointDistiller(Method):
     def _rows(self, teacher: Activations, student: Activations, batch: Batch) -> list[Rows]:
         if not self._on_maps:
             return [Rows.of_pillars(teacher, student, batch, self._grid)]
-        pairs = zip(teacher.stages, student.stages, strict=True)
-        return [Rows.of_maps(*maps, self._grid.cell * 2 ** (stage + 1)) for stage, maps in enumerate(pairs)]
+        stages = zip(teacher.stages, student.stages, self._cells, strict=True)
+        return [Rows.of_maps(theirs, ours, cell) for theirs, ours, cell in stages]

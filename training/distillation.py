@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pd_edge.bundle import find_model
-from pd_edge.config import ModelConfig, parse_config, read_yaml
+from pd_edge.config import ModelConfig, SecondConfig, parse_config, read_yaml
 from pd_edge.errors import ConfigError
 from pd_edge.training.batches import Scenes
 from pd_edge.training.checkpoint import load_model, tensors_sha256
@@ -19,7 +19,7 @@ from pd_edge.training.distill import PointDistiller, PointDistillerConfig
 from pd_edge.training.learner import Distilling, Teacher
 from pd_edge.training.loop import train
 from pd_edge.training.method import Method, MethodConfig
-from pd_edge.training.model import PointPillars, channels_last, fold_norms
+from pd_edge.training.network import Network, channels_last, fold_norms
 from pd_edge.training.rivals.attention import AttentionTransfer, AttentionTransferConfig
 from pd_edge.training.rivals.contrastive import Contrastive, ContrastiveConfig
 from pd_edge.training.rivals.fitnets import FitNets, FitNetsConfig
@@ -180,7 +180,7 @@ def distil(
     teacher = load_teacher(config.teacher, config.model)
     sha256 = tensors_sha256(teacher.state_dict())
 
-    def learner(student: PointPillars, _: TrainConfig) -> Distilling:
+    def learner(student: Network, _: TrainConfig) -> Distilling:
         device = student.head.weight.device
         method = make_method(config.distillation, teacher.config, student.config).to(device)
         taught = teacher.to(device).requires_grad_(requires_grad=False)
@@ -197,7 +197,7 @@ def distil(
 
 def open_scenes(
     config: DistillConfig,
-    teacher: PointPillars,
+    teacher: Network,
     cache: Path,
     *,
     advance: Advance | None = None,
@@ -214,7 +214,7 @@ def open_scenes(
     return training_dataset(config.data, config.model, config.augment, config.seed, cache, more=more)
 
 
-def load_teacher(path: Path, student: ModelConfig) -> PointPillars:
+def load_teacher(path: Path, student: ModelConfig) -> Network:
     """A teacher, laid out on the student's grid.
 
     The network is the same at every place, so a student may see a smaller or larger part of the ground; the size of a
@@ -222,12 +222,15 @@ def load_teacher(path: Path, student: ModelConfig) -> PointPillars:
     there is one, the grids have to agree altogether.
 
     Raises:
-        ConfigError: The teacher's cells, heights, classes, direction bins or anchors are not the student's.
+        ConfigError: The teacher is another detector, or its cells, heights, classes, direction bins or anchors are not
+            the student's.
         EngineError: The teacher's weights cannot be read.
     """
     teacher, detector = load_model(path)
     ground = () if student.anchor_range is None else ("grid.x_min", "grid.x_max", "grid.y_min", "grid.y_max")
-    for name in ("grid.cell", "grid.z_min", "grid.z_max", "classes", "direction_offset", "anchor_range", *ground):
+    height = ("grid.height",) if isinstance(student, SecondConfig) else ()
+    heights = ("grid.cell", *height, "grid.z_min", "grid.z_max")
+    for name in ("detector", *heights, "classes", "direction_offset", "anchor_range", *ground):
         theirs, ours = (attrgetter(name)(model) for model in (detector.model, student))
         if theirs != ours:
             raise ConfigError(

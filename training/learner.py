@@ -12,13 +12,13 @@ from pd_edge.training.batches import Batch
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.losses import detection_losses
 from pd_edge.training.method import Method
-from pd_edge.training.model import Activations, PointPillars
+from pd_edge.training.network import Activations, Network
 
 
 class Detecting(nn.Module):
     """The detector with its own loss."""
 
-    def __init__(self, model: PointPillars, config: TrainConfig) -> None:
+    def __init__(self, model: Network, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
         self._loss, self._amp = config.loss, config.amp
@@ -37,11 +37,11 @@ class Detecting(nn.Module):
         """Scalars of a batch: ``total``, the loss to descend, and its parts before weighting."""
         return detection_losses(self.activations(self.model, batch).heads, batch.targets, self._loss)._asdict()
 
-    def activations(self, model: PointPillars, batch: Batch) -> Activations:
+    def activations(self, model: Network, batch: Batch) -> Activations:
         """A detector's activations, in mixed precision where that is configured."""
-        device = batch.pillars.features.device.type
+        device = batch.inputs.features.device.type
         with torch.autocast(device, amp_dtype(device), enabled=self._amp):
-            return model.activations(batch.pillars)
+            return model.activations(batch.inputs)
 
 
 class Teacher(NamedTuple):
@@ -54,7 +54,7 @@ class Teacher(NamedTuple):
         weight: The factor.
     """
 
-    model: PointPillars
+    model: Network
     sha256: str
     method: Method
     weight: float
@@ -66,7 +66,7 @@ class Distilling(Detecting):
     The teacher is no submodule: it is neither trained nor averaged nor saved.
     """
 
-    def __init__(self, model: PointPillars, config: TrainConfig, teacher: Teacher) -> None:
+    def __init__(self, model: Network, config: TrainConfig, teacher: Teacher) -> None:
         super().__init__(model, config)
         self._teacher = teacher
         self.method = teacher.method
@@ -99,7 +99,7 @@ class Distilling(Detecting):
 class LearnerFactory(Protocol):
     """Makes the learner of a model that has its initial weights and stands on its device."""
 
-    def __call__(self, model: PointPillars, config: TrainConfig, /) -> Detecting:
+    def __call__(self, model: Network, config: TrainConfig, /) -> Detecting:
         """The learner; called after the model's initial weights are drawn, so that these are the same for all."""
         ...
 

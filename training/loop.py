@@ -55,7 +55,8 @@ from pd_edge.training.config import OptimiserConfig, TrainConfig
 from pd_edge.training.data import training_dataset
 from pd_edge.training.interrupt import StopRequest
 from pd_edge.training.learner import Detecting, LearnerFactory, amp_dtype
-from pd_edge.training.model import PointPillars, channels_last
+from pd_edge.training.network import channels_last
+from pd_edge.training.networks import build_network
 from pd_edge.training.run_log import RunLog, update_record, versions
 
 RESUMABLE = frozenset({"workers", "checkpoint", "log_every"})
@@ -172,7 +173,7 @@ class Run:
     def __init__(self, config: TrainConfig, out: Path, process: Process, learner: LearnerFactory = Detecting) -> None:
         self._config, self._out, self._process = config, out, process
         self._detector = DetectorConfig(model=config.model)
-        self.model = channels_last(PointPillars(config.model).to(process.device))
+        self.model = channels_last(build_network(config.model).to(process.device))
         if config.init is not None:
             load_weights(self.model, config.init)
         self.learner = learner(self.model, config).to(process.device)

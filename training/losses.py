@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pd_edge.training.config import LossConfig
-from pd_edge.training.model import BOX_CODE, DIRECTION_BINS, HeadMaps
+from pd_edge.training.network import BOX_CODE, DIRECTION_BINS, HeadMaps
 from pd_edge.training.targets import Targets
 
 

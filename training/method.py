@@ -5,12 +5,13 @@ A method owns whatever it learns beside the student (adapters, projections). Non
 
 from typing import ClassVar, NamedTuple
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from pd_edge.config import Config
 from pd_edge.training.batches import Batch
-from pd_edge.training.model import Activations, PointPillars
+from pd_edge.training.network import Activations, Network
 from pd_edge.training.targets import Targets
 
 
@@ -53,7 +54,7 @@ class Method(nn.Module):
     compares: ClassVar[bool] = True
     """Whether the teacher's activations are of use in a step; if not, the teacher is not run."""
 
-    def initialise(self, student: PointPillars, teacher: PointPillars) -> None:
+    def initialise(self, student: Network, teacher: Network) -> None:
         """Changes the student's initial weights, once, before the first step."""
 
     def targets(self, teacher: Activations, batch: Batch) -> Targets:
@@ -62,4 +63,4 @@ class Method(nn.Module):
 
     def forward(self, teacher: Activations, student: Activations, batch: Batch) -> Lesson:
         """The method's loss on a batch; nothing unless a method says otherwise."""
-        return Lesson(student.pillars.new_zeros(()), {})
+        return Lesson(student.neck.new_zeros((), dtype=torch.float32), {})

@@ -30,6 +30,8 @@ from pd_edge.training.unlabelled_config import UnlabelledSource
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 VAL_SET = Path(__file__).resolve().parent / "sim" / "val_set.yaml"
+TITLES = {"pointpillars": "PointPillars", "second": "SECOND"}
+"""The detectors' names as their papers have them."""
 RESAMPLES = 1000
 Licence = Literal["Apache-2.0", "CC-BY-NC-SA-3.0", "of its data"]
 TERMS: dict[Licence, str] = {
@@ -255,7 +257,7 @@ def markdown(
     """The model card; ``beside`` are the names of the models that it is going to be compared with."""
     weights = sum(weight for _, weight in _sources(config))
     what = (
-        f"PointPillars for {', '.join(each.name for each in manifest.model.classes)}: "
+        f"{TITLES[manifest.model.detector]} for {', '.join(each.name for each in manifest.model.classes)}: "
         f"{manifest.parameters / 1e6:.2f} M parameters, {manifest.multiply_adds / 1e9:.1f} G multiply-adds a frame, "
         f"convolution weights stored as {manifest.weights}."
     )

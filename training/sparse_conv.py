@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pd_edge.voxels import SparseLayer, Triple
+from pd_edge.voxels import SparseLayer, Triple, output_size
 
 MEETING = 1 / 3
 """Part of a kernel's places that meet a site on a front view of KITTI: 0.1 .. 0.6, more in the coarser layers."""
@@ -145,7 +145,7 @@ def _first_half(sites: Sites, kernel: Triple) -> Iterator[tuple[int, Tensor]]:
 
 def strided_rules(sites: Sites, layer: SparseLayer) -> tuple[Sites, Rules]:
     """The output sites of a strided layer, each with an input site under its kernel, and its rulebook."""
-    size = strided_size(sites.size, layer)
+    size = output_size(sites.size, layer)
     groups = list(_groups(sites, layer, size))
     found, outputs = torch.unique(torch.cat([keys.flatten() for _, _, keys in groups]), return_inverse=True)
     found = found[found < NOWHERE]  # which is the last, so that its row is the number of the others
@@ -180,15 +180,6 @@ def _groups(sites: Sites, layer: SparseLayer, size: Triple) -> Iterator[tuple[Te
         )
         keys = ((frame.index_select(0, rows).view(-1, 1, 1, 1) * size[1] + y) * size[2] + x) * size[0] + z
         yield rows, places.flatten(), keys.masked_fill((z < 0) | (y < 0) | (x < 0), NOWHERE).flatten(1)
-
-
-def strided_size(size: Triple, layer: SparseLayer) -> Triple:
-    """(heights, ny, nx) of a strided layer's output grid."""
-    z, y, x = (
-        (cells + 2 * padding - kernel) // stride + 1
-        for cells, padding, kernel, stride in zip(size, layer.padding, layer.kernel, layer.stride, strict=True)
-    )
-    return z, y, x
 
 
 def _outputs_along(axis: int, last: Tensor, count: int, cells: int) -> Tensor:

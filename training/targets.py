@@ -185,7 +185,7 @@ def _axis_overlap(centres: Floats, sizes: Floats, anchor_sizes: Floats, axis: An
 
 def batch_targets(frames: Sequence[FrameTargets], model: ModelConfig) -> Targets:
     """Joins the targets of a batch's frames as tensors."""
-    per_frame = (model.grid.ny // 2) * (model.grid.nx // 2) * YAWS * len(model.classes)
+    per_frame = math.prod(axis.number for axis in anchor_axes(model)) * YAWS * len(model.classes)
     moved = [
         frame._replace(positives=frame.positives + number * per_frame, ignored=frame.ignored + number * per_frame)
         for number, frame in enumerate(frames)

@@ -27,7 +27,7 @@ from pd_edge.report import write_json
 from pd_edge.runtimes.torch import ModuleRuntime
 from pd_edge.sensors import corrected, load_profile, mount_of
 from pd_edge.training.checkpoint import tensors_sha256
-from pd_edge.training.model import PointPillars
+from pd_edge.training.network import Network
 from pd_edge.training.scene import Scene, ignored_label
 from pd_edge.training.unlabelled_config import UnlabelledConfig, UnlabelledSource
 from pd_edge.training.validate import InMemory
@@ -92,7 +92,7 @@ class PseudoScenes(Dataset[Scene]):
 
 
 def pseudo_scenes(
-    config: UnlabelledConfig, teacher: PointPillars, cache: Path, advance: Advance | None = None
+    config: UnlabelledConfig, teacher: Network, cache: Path, advance: Advance | None = None
 ) -> list[PseudoScenes]:
     """The scenes of every source, from the cache where the same teacher saw the same clouds before.
 
@@ -142,11 +142,11 @@ class Looker:
         mirrored: Look at the mirrored cloud, too.
     """
 
-    def __init__(self, teacher: PointPillars, low: float, *, mirrored: bool) -> None:
+    def __init__(self, teacher: Network, low: float, *, mirrored: bool) -> None:
         self._mirrored, self._low = mirrored, low
         # A box that only one look has in full may still reach `low` with the other's weaker one.
         config = DetectorConfig(model=teacher.config, decode=DecodeConfig(score_threshold=low / 2 if mirrored else low))
-        self._detector = Detector(InMemory("teacher", config, teacher.fold_pillar_net()), ModuleRuntime(teacher))
+        self._detector = Detector(InMemory("teacher", config, teacher.fold_encoder()), ModuleRuntime(teacher))
 
     def look(self, cloud: Cloud) -> Detections:
         """The boxes in a cloud (N, 4), in its frame."""
@@ -175,7 +175,7 @@ def agreed(first: Detections, second: Detections) -> Detections:
 
 
 def _look_through(
-    source: UnlabelledSource, config: UnlabelledConfig, teacher: PointPillars, folder: Path, advance: Advance | None
+    source: UnlabelledSource, config: UnlabelledConfig, teacher: Network, folder: Path, advance: Advance | None
 ) -> None:
     """Writes the cache of a source; it appears whole."""
     looker = Looker(teacher, config.low, mirrored=config.mirrored)
@@ -273,7 +273,7 @@ class _Made(NamedTuple):
     settings: str
 
 
-def _key(source: UnlabelledSource, config: UnlabelledConfig, teacher: PointPillars, sha256: str) -> str:
+def _key(source: UnlabelledSource, config: UnlabelledConfig, teacher: Network, sha256: str) -> str:
     """Hash of the teacher, the lower end of the band, the profile and the source's files by name, size and time."""
     made = _Made(
         CACHE_VERSION,

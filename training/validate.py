@@ -9,13 +9,13 @@ import torch
 from pd_edge.batch import detect_batch
 from pd_edge.config import DetectorConfig, GridConfig
 from pd_edge.detector import Detector
+from pd_edge.encoders import EncoderNet
 from pd_edge.kitti import DONT_CARE, Dataset, Frame, boxes_to_lidar, dont_care
-from pd_edge.pillars import PillarNet
 from pd_edge.runtimes.torch import ModuleRuntime
 from pd_edge.sensors import KITTI, SensorProfile, load_profile, mount_of
 from pd_edge.training.data import open_source
 from pd_edge.training.data_config import SourceConfig
-from pd_edge.training.model import PointPillars
+from pd_edge.training.network import Network
 
 
 class InMemory(NamedTuple):
@@ -23,7 +23,7 @@ class InMemory(NamedTuple):
 
     name: str
     config: DetectorConfig
-    pillar_net: PillarNet
+    encoder_net: EncoderNet
 
 
 class Revised(ABC):
@@ -69,7 +69,7 @@ class WithinGrid(Revised):
         return frame._replace(labels=judged + [label for label in frame.labels if label.name == DONT_CARE])
 
 
-def validate(model: PointPillars, config: DetectorConfig, source: SourceConfig) -> dict[str, dict[str, float]]:
+def validate(model: Network, config: DetectorConfig, source: SourceConfig) -> dict[str, dict[str, float]]:
     """Average precision R40 [%], moderate, by metric ("3d", "bev") and class, and "mean" over the classes.
 
     Objects beyond the grid count neither way. The network runs in float32 on a GPU where there is one, else on the CPU.
@@ -81,7 +81,7 @@ def validate(model: PointPillars, config: DetectorConfig, source: SourceConfig) 
     runtime = ModuleRuntime(model.to(device).eval())
     profile = load_profile(source.sensor)
     dataset = WithinGrid(open_source(source), config.model.grid, profile)
-    network = InMemory("network", config, model.fold_pillar_net())
+    network = InMemory("network", config, model.fold_encoder())
     found = detect_batch(Detector(network, runtime, profile.only_mount()), dataset)
     evaluation = found.complete_evaluation()
     return {

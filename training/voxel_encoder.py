@@ -17,10 +17,9 @@ from torch.nn import functional
 
 from pd_edge.config import SecondConfig
 from pd_edge.errors import DataError
+from pd_edge.training.network import EPSILON, MOMENTUM
 from pd_edge.training.sparse_conv import Rules, Sites, SparseConv, strided_rules, submanifold_rules
 from pd_edge.voxels import SparseLayer, VoxelNet, grid_sizes, sparse_layers
-
-EPSILON, MOMENTUM = 1e-3, 0.01
 
 
 class VoxelBatch(NamedTuple):
@@ -32,7 +31,9 @@ class VoxelBatch(NamedTuple):
         features: (V, 4) float32, mean x y z [m] and intensity of each voxel, of all frames.
         keys: (V,) int64, ascending, ``((b*ny + iy)*nx + ix)*heights + iz``.
         rules: The distinct rulebooks, in the order the layers need them; submanifold layers in a row share one.
-        cells: (V',) int64, the keys of the last layer's sites: ``((b*H + iy)*W + ix)*heights_left + iz``.
+        cells: (V',) int64, the last layer's sites on the batch's canvas, ascending: ``b*H*W + iy*W + ix``; sites above
+            each other share a cell.
+        heights: (V',) int64, their heights iz.
         size: Number of frames B.
     """
 
@@ -40,12 +41,15 @@ class VoxelBatch(NamedTuple):
     keys: Tensor
     rules: list[Rules]
     cells: Tensor
+    heights: Tensor
     size: int
 
     def to(self, device: torch.device) -> "VoxelBatch":
         """The same batch on another device."""
-        features, keys, cells = (each.to(device, non_blocking=True) for each in (self.features, self.keys, self.cells))
-        return VoxelBatch(features, keys, [rules.to(device) for rules in self.rules], cells, self.size)
+        features, keys, cells, heights = (
+            each.to(device, non_blocking=True) for each in (self.features, self.keys, self.cells, self.heights)
+        )
+        return VoxelBatch(features, keys, [rules.to(device) for rules in self.rules], cells, heights, self.size)
 
 
 def batch_voxels(frames: Sequence[tuple[npt.NDArray[Any], ...]], model: SecondConfig) -> VoxelBatch:
@@ -67,7 +71,8 @@ def batch_voxels(frames: Sequence[tuple[npt.NDArray[Any], ...]], model: SecondCo
     sites = Sites(torch.from_numpy(np.concatenate(keys)), size)
     rules, last = _rulebooks(sites, sparse_layers(model))
     features = torch.from_numpy(np.concatenate([frame[0] for frame in frames]).astype(np.float32, copy=False))
-    return VoxelBatch(features, sites.keys, rules, last.keys, len(frames))
+    heights = last.size[0]
+    return VoxelBatch(features, sites.keys, rules, last.keys // heights, last.keys % heights, len(frames))
 
 
 def _check_keys(keys: npt.NDArray[Any], cells: int, number: int) -> None:
@@ -154,9 +159,8 @@ class SparseEncoder(nn.Module):
         if torch.is_autocast_enabled(device):
             rows = rows.to(torch.get_autocast_dtype(device))
         columns = rows.new_zeros((batch.size * ny * nx, rows.shape[1], self._heights))
-        column, height = batch.cells // self._heights, batch.cells % self._heights
         each = torch.arange(rows.shape[1], device=rows.device)
-        columns.index_put_((column[:, None], each, height[:, None]), rows)
+        columns.index_put_((batch.cells[:, None], each, batch.heights[:, None]), rows)
         return columns.view(batch.size, ny, nx, channels).permute(0, 3, 1, 2)
 
     def fold(self) -> VoxelNet:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pd_edge.bundle import CANVAS, HEADS, check_shape
+from pd_edge.bundle import CANVAS, HEADS
 from pd_edge.config import GridConfig
 from pd_edge.decode import Heads
+from pd_edge.encoders import check_shape
 from pd_edge.errors import EngineError, MissingExtraError
 from pd_edge.pillars import Layout
 from pd_edge.runtimes.base import POINTS, filled_up

@@ -16,6 +16,7 @@ from pd_edge.engine_folder import TENSORRT_ENGINE, EngineFolder
 from pd_edge.engine_manifest import EngineManifest, rebuild_advice
 from pd_edge.engine_targets import target_of
 from pd_edge.errors import EngineError
+from pd_edge.pillars import PillarNet
 from pd_edge.runtimes.base import POINTS, filled_up
 from pd_edge.runtimes.cuda import Gpu, cuda_driver
 from pd_edge.runtimes.cuda_graph import CudaGraph, load_driver
@@ -117,9 +118,9 @@ class TensorRtRuntime:
         self._stream = self._cuda.Stream()
         self._events = [self._cuda.Event() for _ in range(4)]
         self._driver = load_driver()
-        if engine.pillar_net is not None:
+        if isinstance(engine.encoder_net, PillarNet):
             module = find_kernels(engine, gpu.capability)
-            self._pillars = CudaPillars(self._cuda, module, self._grid, engine.pillar_net)
+            self._pillars = CudaPillars(self._cuda, module, self._grid, engine.encoder_net)
             self._context.set_tensor_address(CANVAS, int(self._pillars.canvas))
 
     def _deserialize(self, engine: EngineFolder) -> Any:

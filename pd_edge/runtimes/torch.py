@@ -18,7 +18,8 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "torch", "train") from error
 
-from pd_edge.training.model import PointPillars
+from pd_edge.training.network import Network
+from pd_edge.training.networks import build_network
 
 
 class ModuleRuntime:
@@ -28,7 +29,7 @@ class ModuleRuntime:
     precision = "fp32"
     layout: Layout = "nhwc"
 
-    def __init__(self, model: PointPillars) -> None:
+    def __init__(self, model: Network) -> None:
         self._model = model
         self._device = model.head.weight.device
 
@@ -65,14 +66,14 @@ class TorchRuntime(ModuleRuntime):
         super().__init__(load_torch(bundle))
 
 
-def load_torch(bundle: Bundle) -> PointPillars:
+def load_torch(bundle: Bundle) -> Network:
     """The trained network in float32, in evaluation mode.
 
     Raises:
         EngineError: ``model.safetensors`` is missing, cannot be read, or is of another network.
     """
     path = bundle.file(TORCH_WEIGHTS)
-    model = PointPillars(bundle.config.model)
+    model = build_network(bundle.config.model)
     try:
         model.load_state_dict(load_file(path))  # copies half precision into float32 parameters
     except (SafetensorError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from pd_edge.config import DetectorConfig
 from pd_edge.engines.kernels import find_nvcc
 
 if TYPE_CHECKING:
-    from pd_edge.training.model import PointPillars
+    from pd_edge.training.pointpillars import PointPillars
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def write_dense(tiny_model: "PointPillars") -> Callable[..., Path]:
     from pd_edge.engines.onnx_graph import dense_onnx
 
     config = DetectorConfig(model=tiny_model.config)
-    net = tiny_model.fold_pillar_net()
+    net = tiny_model.fold_encoder()
     rows = np.concatenate([net.weight, net.bias[None]]).astype("<f4")
     usual: dict[str, str | None] = {
         "model": "tiny",

@@ -19,7 +19,7 @@ from pd_edge.engines.kernels import find_nvcc
 from pd_edge.errors import EngineError
 
 if TYPE_CHECKING:
-    from pd_edge.training.model import PointPillars
+    from pd_edge.training.pointpillars import PointPillars
 
 pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx (95 MB, x86_64)")
 
@@ -109,8 +109,8 @@ def test_the_folder_is_whole(write_dense: WriteDense, tiny_model: "PointPillars"
     path = write_dense(tmp_path / "tiny.onnx")
     build_engine(path, tmp_path / "engine", BuildOptions("tensorrt-rtx", "sm86"))
     engine = EngineFolder.load(tmp_path / "engine")
-    net = tiny_model.fold_pillar_net()
-    assert engine.pillar_net is not None
-    np.testing.assert_array_equal(engine.pillar_net.weight, net.weight)
-    np.testing.assert_array_equal(engine.pillar_net.bias, net.bias)
+    net = tiny_model.fold_encoder()
+    assert engine.encoder_net is not None
+    for found, expected in zip(engine.encoder_net, net, strict=True):
+        np.testing.assert_array_equal(found, expected)
     assert ("kernels.fatbin" in engine.manifest.files) or find_nvcc() is None

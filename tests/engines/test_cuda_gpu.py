@@ -284,8 +284,8 @@ def heads_as_canvas(runtime: TensorRtRuntime, cloud: Floats) -> npt.NDArray[np.f
 
 
 def net_of(engine: EngineFolder) -> PillarNet:
-    assert engine.pillar_net is not None
-    return engine.pillar_net
+    assert isinstance(engine.encoder_net, PillarNet)
+    return engine.encoder_net
 
 
 def test_heads_of_clouds_that_grow_and_shrink(engine: EngineFolder, context: CopyingContext, graphs: list[str]) -> None:
@@ -313,7 +313,7 @@ def test_points_that_have_no_cell_change_no_head(engine: EngineFolder) -> None:
 def test_kernels_that_are_not_in_the_folder_are_compiled(engine: EngineFolder) -> None:
     files = {TENSORRT_ENGINE: engine.manifest.files[TENSORRT_ENGINE]}
     manifest = engine.manifest.model_copy(update={"files": files})
-    bare = EngineFolder(engine.folder, manifest, engine.config, engine.pillar_net)
+    bare = EngineFolder(engine.folder, manifest, engine.config, engine.encoder_net)
     cloud = random_cloud(SMALL, 2000)
     with TensorRtRuntime(bare) as runtime:
         assert_canvas(heads_as_canvas(runtime, cloud), cloud, net_of(engine), SMALL)

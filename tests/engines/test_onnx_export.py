@@ -21,7 +21,7 @@ from pd_edge.engines.onnx_export import export_bundle, head_difference, round_to
 from pd_edge.engines.onnx_graph import dense_onnx  # noqa: E402
 from pd_edge.errors import EngineError  # noqa: E402
 from pd_edge.runtimes import open_runtime  # noqa: E402
-from pd_edge.training.model import PointPillars, student_4x_config, teacher_config  # noqa: E402
+from pd_edge.training.pointpillars import PointPillars, student_4x_config, teacher_config  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,9 +58,9 @@ def test_full_precision_holds_the_network_exactly(model: PointPillars, config: D
     assert_same_state(load_file(bundle.file("model.safetensors")), before)
     assert_same_state(state(model), before)
     assert bundle.config == config == load_config(tmp_path / "m" / "config.yaml", DetectorConfig)
-    net = model.fold_pillar_net()
-    np.testing.assert_array_equal(bundle.pillar_net.weight, net.weight)
-    np.testing.assert_array_equal(bundle.pillar_net.bias, net.bias)
+    net = model.fold_encoder()
+    for found, expected in zip(bundle.encoder_net, net, strict=True):
+        np.testing.assert_array_equal(found, expected)
     assert head_difference(model, open_runtime(bundle), canvas_of(bundle)) < 1e-5
 
 

@@ -33,7 +33,7 @@ from pd_edge.pillars import (  # noqa: E402
     scatter_reference,
 )
 from pd_edge.training.checkpoint import load_model  # noqa: E402
-from pd_edge.training.model import PointPillars, student_4x_config  # noqa: E402
+from pd_edge.training.pointpillars import PointPillars, student_4x_config  # noqa: E402
 
 if TYPE_CHECKING:
     from pd_edge.bundle import Bundle
@@ -84,7 +84,7 @@ def files(tiny_model: PointPillars, config: DetectorConfig, tmp_path_factory: py
 
 def heads_of(model: PointPillars, cloud: Floats) -> list[Floats]:
     """What the detector computes: the C++ encoder's canvas through torch."""
-    canvas = PillarEncoder(model.config.grid, model.fold_pillar_net()).encode(cloud)
+    canvas = PillarEncoder(model.config.grid, model.fold_encoder()).encode(cloud)
     with torch.inference_mode():
         return [each.numpy() for each in model.dense(torch.from_numpy(canvas))]
 
@@ -205,6 +205,7 @@ def test_plain_equals_the_detector_on_real_frames(
     open_graph: Callable[[bytes], Run], kitti_root: Path, tmp_path: Path
 ) -> None:
     model, config = load_model(find_model("pointpillars-4x"))
+    assert isinstance(model, PointPillars)
     file = export_onnx(model, config, tmp_path / "plain.onnx", "plain", "fp32")
     run, cells = (open_graph(each) for each in (file.read_bytes(), point_graph(KITTI, random_net(4), "cell")))
     frames = ObjectDataset(kitti_root / "object", "val")
@@ -221,7 +222,7 @@ def test_plain_equals_the_detector_on_real_frames(
 def test_dense_equals_the_detector(
     open_graph: Callable[[bytes], Run], files: Path, tiny_model: PointPillars, tiny_cloud: Floats
 ) -> None:
-    canvas = PillarEncoder(tiny_model.config.grid, tiny_model.fold_pillar_net()).encode(tiny_cloud)
+    canvas = PillarEncoder(tiny_model.config.grid, tiny_model.fold_encoder()).encode(tiny_cloud)
     run = open_graph((files / "dense-fp32.onnx").read_bytes())
     assert_close(run(canvas), heads_of(tiny_model, tiny_cloud), PARITY)
 
@@ -247,7 +248,7 @@ def rounded_heads(model: PointPillars, cloud: Floats) -> list[Floats]:
     """Torch with weights and every map rounded to float16, as a float16 engine does, sums in float32."""
     import copy
 
-    from pd_edge.training.model import fold_norms
+    from pd_edge.training.network import fold_norms
 
     def half(tensor: Any) -> Any:
         return tensor.half().float()
@@ -260,7 +261,7 @@ def rounded_heads(model: PointPillars, cloud: Floats) -> list[Floats]:
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             module.register_forward_hook(lambda _module, _inputs, output: half(output))
-    canvas = PillarEncoder(model.config.grid, model.fold_pillar_net()).encode(cloud)
+    canvas = PillarEncoder(model.config.grid, model.fold_encoder()).encode(cloud)
     with torch.inference_mode():
         return [each.numpy() for each in network.dense(half(torch.from_numpy(canvas)))]
 
@@ -272,7 +273,7 @@ def test_half_is_computed_in_half_where_the_cpu_can(files: Path, tiny_model: Poi
     run = in_openvino((files / "plain-fp16.onnx").read_bytes(), "f32")
     exact, rounded = heads_of(tiny_model, tiny_cloud), rounded_heads(tiny_model, tiny_cloud)
     assert_close(run(tiny_cloud), exact, 3e-3)
-    canvas = PillarEncoder(tiny_model.config.grid, tiny_model.fold_pillar_net()).encode(tiny_cloud)
+    canvas = PillarEncoder(tiny_model.config.grid, tiny_model.fold_encoder()).encode(tiny_cloud)
     found = in_openvino((files / "dense-fp16.onnx").read_bytes(), "f16")(canvas)
     assert_close(found, exact, 3e-3)
     error = [np.abs(one - other).mean() for one, other in zip(found, rounded, strict=True)]
@@ -288,9 +289,9 @@ def test_one_file_is_all_that_a_builder_needs(form: str, files: Path, tiny_model
     assert len(properties["weights_sha256"]) == 64
     assert ("pillar_net" in properties) == (form == "dense")
     if form == "dense":
-        net = read_exported(files / "dense-fp16.onnx").pillar_net
+        net = read_exported(files / "dense-fp16.onnx").encoder_net
         assert net is not None
-        for found, expected in zip(net, tiny_model.fold_pillar_net(), strict=True):
+        for found, expected in zip(net, tiny_model.fold_encoder(), strict=True):
             np.testing.assert_array_equal(found, expected)
 
 

@@ -19,7 +19,7 @@ from pd_edge.engines.onnx_file import export_onnx  # noqa: E402
 from pd_edge.engines.onnx_numbers import GraphWriter  # noqa: E402
 from pd_edge.engines.onnx_points import add_plugin_points, points_input  # noqa: E402
 from pd_edge.pillars import PillarEncoder, PillarNet, _constants, pillarize_reference, point_cells_reference  # noqa: E402
-from pd_edge.training.model import PointPillars  # noqa: E402
+from pd_edge.training.pointpillars import PointPillars  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 KITTI = GridConfig()
@@ -69,7 +69,7 @@ def test_plugin_canvas_equals_the_reference(
     grid = tiny_model.config.grid
     points = tiny_cloud.copy()
     points[:4] = np.diag(np.full(4, np.nan, np.float32))
-    expected = PillarEncoder(grid, tiny_model.fold_pillar_net()).encode(points)
+    expected = PillarEncoder(grid, tiny_model.fold_encoder()).encode(points)
     config = DetectorConfig(model=tiny_model.config)
     file = export_onnx(tiny_model, config, tmp_path / "plugin.onnx", "plugin", precision)
     canvas = evaluate_plugin_points(onnx.load(file), points, grid)

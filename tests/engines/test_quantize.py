@@ -27,7 +27,7 @@ from pd_edge.pillars import PillarEncoder  # noqa: E402
 from pd_edge.sensors import KITTI, SensorProfile  # noqa: E402
 from pd_edge.training.config import TrainConfig  # noqa: E402
 from pd_edge.training.data_config import DataConfig, SourceConfig  # noqa: E402
-from pd_edge.training.model import PointPillars  # noqa: E402
+from pd_edge.training.pointpillars import PointPillars  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 PRECISIONS = ("int8-trt", "int8-cpu")
@@ -73,7 +73,7 @@ def maps_read(model: PointPillars, canvas: Floats) -> dict[str, Floats]:
 def test_ranges_are_the_largest_values_that_layers_read(
     tiny_model: PointPillars, ranges: Calibration, tiny_cloud: Floats
 ) -> None:
-    encoder = PillarEncoder(tiny_model.config.grid, tiny_model.fold_pillar_net())
+    encoder = PillarEncoder(tiny_model.config.grid, tiny_model.fold_encoder())
     seen = [maps_read(tiny_model, encoder.encode(cloud).copy()) for cloud in (tiny_cloud, tiny_cloud[:1000])]
     for layer in seen[0]:
         assert ranges.ranges[layer] == pytest.approx(max(each[layer].max() for each in seen), rel=1e-5)
@@ -91,7 +91,7 @@ def test_a_percentile_is_that_of_all_frames_together(
 ) -> None:
     clouds = [tiny_cloud[:500], tiny_cloud, tiny_cloud[500:]]
     found = calibrate(tiny_model, config, clouds, percentile)
-    encoder = PillarEncoder(tiny_model.config.grid, tiny_model.fold_pillar_net())
+    encoder = PillarEncoder(tiny_model.config.grid, tiny_model.fold_encoder())
     values = np.concatenate([encoder.encode(cloud).flatten() for cloud in clouds])
     expected = np.sort(values)[-int(len(values) * (1 - percentile / 100))]
     assert found.ranges["backbone.stages.0.0"] == pytest.approx(expected, rel=1e-5)
@@ -143,7 +143,7 @@ def test_quantised_layers_and_those_in_float(precision: str, graphs: dict[str, A
 def test_weights_keep_half_a_step_for_each_output(
     precision: str, graphs: dict[str, Any], tiny_model: PointPillars
 ) -> None:
-    from pd_edge.training.model import fold_norms
+    from pd_edge.training.network import fold_norms
 
     state = fold_norms(copy.deepcopy(tiny_model)).state_dict()
     graph = graphs[precision].graph
@@ -167,7 +167,7 @@ def test_heads_stay_close(
     precision: str, runtime: str, graphs: dict[str, Any], tiny_model: PointPillars, tiny_cloud: Floats
 ) -> None:
     library = pytest.importorskip(runtime)
-    canvas = PillarEncoder(tiny_model.config.grid, tiny_model.fold_pillar_net()).encode(tiny_cloud)
+    canvas = PillarEncoder(tiny_model.config.grid, tiny_model.fold_encoder()).encode(tiny_cloud)
     data = graphs[precision].SerializeToString()
     if runtime == "openvino":
         core = library.Core()

@@ -43,7 +43,7 @@ def test_percentiles_of_stages() -> None:
     for number in range(101):
         health.detected(FRAME._replace(stages=(float(number), 0.0, 1.0, 0.0, 2.0)))
     values = health.report().values
-    found = [values[f"p95 {stage} [ms]"] for stage in ("convert", "pillars", "network", "decode", "publish", "total")]
+    found = [values[f"p95 {stage} [ms]"] for stage in ("convert", "encoder", "network", "decode", "publish", "total")]
     assert found == ["95.00", "0.00", "1.00", "0.00", "2.00", "98.00"]
 
 

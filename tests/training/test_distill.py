@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pd_edge.pillars import pillarize
-from pd_edge.training.batches import Batch, batch_pillars
+from pd_edge.training.batches import Batch
 from pd_edge.training.distill import (
     Diagnostics,
     LocalDistillation,
@@ -26,7 +26,8 @@ from pd_edge.training.distill import (
     released_weights,
 )
 from pd_edge.training.local_graph import GraphConv, find_neighbours
-from pd_edge.training.model import Activations, PointPillars
+from pd_edge.training.network import Activations
+from pd_edge.training.pointpillars import PointPillars, batch_pillars
 from pd_edge.training.targets import Targets
 
 TEACHER, STUDENT = 8, 5
@@ -422,8 +423,8 @@ def batch(tiny_model: PointPillars, tiny_cloud: npt.NDArray[np.float32]) -> Batc
 
 def trained_pair(tiny_model: PointPillars, batch: Batch, student: PointPillars) -> tuple[Activations, Activations]:
     with torch.no_grad():
-        teacher = tiny_model.activations(batch.pillars)
-    return teacher, student.activations(batch.pillars)
+        teacher = tiny_model.activations(batch.inputs)
+    return teacher, student.activations(batch.inputs)
 
 
 def small_student(tiny_model: PointPillars) -> PointPillars:

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from pd_edge.config import DetectorConfig, GridConfig, PointPillarsConfig, dump_config
 from pd_edge.errors import ConfigError, EngineError
 from pd_edge.pillars import pillarize
-from pd_edge.training.batches import batch_pillars
 from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, save_tensors, tensors_sha256
 from pd_edge.training.config import CheckpointConfig, TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
 from pd_edge.training.distill import PointDistillerConfig
 from pd_edge.training.distillation import METHODS, DistillConfig, distil, load_teacher, method_names, read_config
 from pd_edge.training.loop import train
-from pd_edge.training.model import Activations, PillarBatch, PointPillars
+from pd_edge.training.network import Activations
+from pd_edge.training.pointpillars import PillarBatch, PointPillars, batch_pillars
 from pd_edge.training.run_log import read_record
 from pd_edge.training.scene import Scene
 
@@ -238,10 +238,11 @@ def test_a_teacher_sees_the_same_on_a_part_of_its_grid(teacher: Path, tiny_cloud
     near = STUDENT.model_copy(update={"grid": GridConfig(x_max=10.24, y_min=-5.12, y_max=5.12)})
     pillars = {grid: load_teacher(teacher, model) for grid, model in (("whole", STUDENT), ("near", near))}
     features = {
-        grid: model.pillar_net(batch_pillars([pillarize(tiny_cloud, model.config.grid)], model.config.grid))
+        grid: model.encode(batch_pillars([pillarize(tiny_cloud, model.config.grid)], model.config.grid)).pillars
         for grid, model in pillars.items()
     }
     cells = pillarize(tiny_cloud, GRID).cells
+    assert features["whole"] is not None
     torch.testing.assert_close(features["near"], features["whole"][torch.from_numpy(cells % GRID.nx < GRID.nx // 2)])
 
 

@@ -11,13 +11,14 @@ import torch
 
 from pd_edge.config import ModelConfig
 from pd_edge.pillars import pillarize
-from pd_edge.training.batches import Batch, batch_pillars
+from pd_edge.training.batches import Batch
 from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, load_tensors
 from pd_edge.training.config import KITTI_THRESHOLDS, TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
 from pd_edge.training.learner import Detecting
 from pd_edge.training.loop import train
-from pd_edge.training.model import PointPillars, channels_last
+from pd_edge.training.network import channels_last
+from pd_edge.training.pointpillars import PointPillars, batch_pillars
 from pd_edge.training.scene import Scene
 from pd_edge.training.targets import TargetAssigner, batch_targets
 
@@ -71,7 +72,7 @@ def step(
 
 
 def test_heads_are_those_of_the_cpu(tiny_model: PointPillars, tiny_cloud: npt.NDArray[np.float32]) -> None:
-    batch = one_batch(tiny_cloud, tiny_model.config).pillars
+    batch = one_batch(tiny_cloud, tiny_model.config).inputs
     with torch.no_grad():
         expected = tiny_model(batch)
         heads = copy.deepcopy(tiny_model).cuda()(batch.to(torch.device("cuda")))

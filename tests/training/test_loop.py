@@ -41,7 +41,7 @@ from pd_edge.training.checkpoint import (
 from pd_edge.training.config import CheckpointConfig, OptimiserConfig, TrainConfig
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
 from pd_edge.training.loop import RESUMABLE, WeightAverage, one_cycle, train
-from pd_edge.training.model import PointPillars
+from pd_edge.training.pointpillars import PointPillars
 from pd_edge.training.run_log import git_revision, read_record
 from pd_edge.training.scene import Scene
 

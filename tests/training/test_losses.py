@@ -17,7 +17,7 @@ from pd_edge.training.losses import (
     focal_sum,
     foreground_focal,
 )
-from pd_edge.training.model import HeadMaps
+from pd_edge.training.network import HeadMaps
 from pd_edge.training.targets import Targets
 
 CONFIG = LossConfig()

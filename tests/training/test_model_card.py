@@ -25,7 +25,6 @@ from pd_edge.training.checkpoint import State
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
 from pd_edge.training.distillation import DistillConfig, parse_run
-from pd_edge.training.model import student_16x_config
 from pd_edge.training.model_card import (
     CONFIGS,
     VAL_SET,
@@ -35,6 +34,7 @@ from pd_edge.training.model_card import (
     measured,
     write_model_card,
 )
+from pd_edge.training.pointpillars import student_16x_config
 from pd_edge.training.provenance import Provenance, provenance, write_provenance
 from pd_edge.training.sim.scene import SimulateConfig
 from pd_edge.training.simulate import GENERATOR_VERSION, RECIPE, Recipe

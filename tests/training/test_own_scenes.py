@@ -19,7 +19,7 @@ from pd_edge.training.config import Thresholds, TrainConfig
 from pd_edge.training.data import FolderScenes, open_object_bank, open_source
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
 from pd_edge.training.loop import train
-from pd_edge.training.model import PointPillars
+from pd_edge.training.pointpillars import PointPillars
 from pd_edge.training.scene import OTHER, ignored_label, keep_targets
 from pd_edge.training.targets import TargetAssigner
 from pd_edge.training.validate import validate

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from pd_edge.config import GridConfig, ModelConfig, PointPillarsConfig
 from pd_edge.training.batches import Batch
 from pd_edge.training.method import Lesson, Method, MethodConfig
-from pd_edge.training.model import Activations, HeadMaps, PillarBatch, PointPillars
+from pd_edge.training.network import Activations, HeadMaps
+from pd_edge.training.pointpillars import PillarBatch, PointPillars
 from pd_edge.training.rivals.attention import AttentionTransfer, AttentionTransferConfig, spatial_attention
 from pd_edge.training.rivals.contrastive import Contrastive, ContrastiveConfig, info_nce
 from pd_edge.training.rivals.fitnets import FitNets, FitNetsConfig
-from pd_edge.training.rivals.maps import features_at
+from pd_edge.training.rivals.maps import features_at, pillar_channels, pillars_of
 from pd_edge.training.rivals.overhaul import Overhaul, OverhaulConfig, negative_mean, partial_distance
 from pd_edge.training.rivals.rdd import (
     RDD,
@@ -61,7 +62,7 @@ def random_activations(model: ModelConfig, seed: int, shapes: list[tuple[int, in
     shapes = shapes or [(GRID.ny // 2**stage, GRID.nx // 2**stage) for stage in (1, 2, 3)]
     stages = [rectified(FRAMES, c, *shape) for c, shape in zip(model.backbone_channels, shapes, strict=True)]
     heads = HeadMaps(*((normal(FRAMES, channels, *shapes[0]) - 1).requires_grad_() for channels in (18, 42, 12)))
-    pillars = rectified(PILLARS, model.pillar_channels)
+    pillars = rectified(PILLARS, pillar_channels(model))
     return Activations(pillars, stages, rectified(FRAMES, 3 * model.neck_channels, *shapes[0]), heads)
 
 
@@ -77,7 +78,7 @@ def random_batch(seed: int = 0) -> Batch:
 
 def detached(activations: Activations) -> Activations:
     return Activations(
-        activations.pillars.detach().clone(),
+        pillars_of(activations).detach().clone(),
         [each.detach().clone() for each in activations.stages],
         activations.neck.detach().clone(),
         HeadMaps(*(each.detach().clone() for each in activations.heads)),
@@ -85,7 +86,7 @@ def detached(activations: Activations) -> Activations:
 
 
 def leaves(activations: Activations) -> list[Tensor]:
-    return [activations.pillars, *activations.stages, activations.neck, *activations.heads]
+    return [pillars_of(activations), *activations.stages, activations.neck, *activations.heads]
 
 
 def make(config: MethodConfig, teacher: ModelConfig = TEACHER, student: ModelConfig = STUDENT) -> Method:
@@ -139,7 +140,7 @@ def test_contrast_is_least_where_the_features_are_equal() -> None:
     method = make(ContrastiveConfig(layer="pillars"), TEACHER, TEACHER)
     make_identity(method)
     equal = method(teacher, teacher, random_batch())
-    shuffled = teacher._replace(pillars=teacher.pillars.roll(1, 0))
+    shuffled = teacher._replace(pillars=pillars_of(teacher).roll(1, 0))
     assert equal.diagnostics["found"] == 1
     assert equal.loss < method(teacher, shuffled, random_batch()).loss / 3
 
@@ -161,7 +162,7 @@ def test_maps_of_any_size(kind: type[MethodConfig]) -> None:
 def test_maps_of_half_precision_and_channels_last(kind: type[MethodConfig]) -> None:
     def coarse(activations: Activations) -> Activations:
         maps = [each.detach().bfloat16().to(memory_format=torch.channels_last) for each in leaves(activations)[1:]]
-        return Activations(activations.pillars.detach(), maps[:3], maps[3], HeadMaps(*maps[4:]))
+        return Activations(pillars_of(activations).detach(), maps[:3], maps[3], HeadMaps(*maps[4:]))
 
     method, teacher, student = make(kind()), random_activations(TEACHER, 1), random_activations(STUDENT, 2)
     plain = method(teacher, student, random_batch()).loss
@@ -287,7 +288,7 @@ def test_contrast_reads_the_pillars_own_places(layer: str, stride: int) -> None:
     height, width = GRID.ny // stride, GRID.nx // stride
     maps = torch.stack(torch.meshgrid(*map(torch.arange, (FRAMES, height, width)), indexing="ij"), 1).float()
     activations = Activations(torch.zeros(PILLARS, 6), [maps] * 3, maps, random_activations(TEACHER, 1).heads)
-    cells = random_batch().pillars.cells
+    cells = random_batch().inputs.cells
     method = make(ContrastiveConfig.model_validate({"layer": layer}))
     assert isinstance(method, Contrastive)
     found = features_at(maps, method._places(cells, activations))

@@ -15,11 +15,12 @@ from pd_edge.boxes import bev_iou
 from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig, ModelConfig, PointPillarsConfig
 from pd_edge.errors import ConfigError
 from pd_edge.pillars import pillarize
-from pd_edge.training.batches import Batch, batch_pillars
+from pd_edge.training.batches import Batch
 from pd_edge.training.config import KITTI_THRESHOLDS, LossConfig, Thresholds
 from pd_edge.training.losses import all_anchors, detection_losses
 from pd_edge.training.method import Lesson, Method
-from pd_edge.training.model import Activations, HeadMaps, PillarBatch, PointPillars
+from pd_edge.training.network import Activations, HeadMaps
+from pd_edge.training.pointpillars import PillarBatch, PointPillars, batch_pillars
 from pd_edge.training.rivals.anchors import AnchorTable, best_scores, decode_boxes, logit, nearest_bev_iou, rows_at
 from pd_edge.training.rivals.guided_init import GuidedInit, GuidedInitConfig
 from pd_edge.training.rivals.label_kd import LabelKd, LabelKdConfig, merge_targets
@@ -477,7 +478,7 @@ def test_thresholds_have_to_fit_the_classes() -> None:
 # Teacher-guided initialisation
 
 
-def random_model(config: ModelConfig, seed: int) -> PointPillars:
+def random_model(config: PointPillarsConfig, seed: int) -> PointPillars:
     """A network in evaluation mode with random batch norms, whose scales differ."""
     torch.manual_seed(seed)
     model = PointPillars(config).eval()
@@ -503,7 +504,7 @@ def outputs(model: PointPillars, cloud: PillarBatch) -> HeadMaps:
         return model(cloud)  # type: ignore[no-any-return]
 
 
-def slim(**fields: Any) -> ModelConfig:
+def slim(**fields: Any) -> PointPillarsConfig:
     return MODEL.model_copy(update=fields)
 
 

@@ -18,7 +18,7 @@ from pd_edge.config import DetectorConfig, GridConfig, PointPillarsConfig, dump_
 from pd_edge.errors import ConfigError, DataError, PdEdgeError
 from pd_edge.kitti import Calibration, boxes_to_labels, write_object_frame
 from pd_edge.training.checkpoint import list_checkpoints, save_tensors
-from pd_edge.training.model import PointPillars
+from pd_edge.training.pointpillars import PointPillars
 from pd_edge.training.study import StudyConfig, cells, finished, run_cell, run_study
 from pd_edge.training.study_report import Column, rows, table, write_report
 

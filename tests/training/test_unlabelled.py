@@ -22,8 +22,8 @@ from pd_edge.training.checkpoint import save_tensors
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.data_config import AugmentConfig
 from pd_edge.training.distillation import DistillConfig, distil, read_config
-from pd_edge.training.model import PointPillars
 from pd_edge.training.model_card import licence_of
+from pd_edge.training.pointpillars import PointPillars
 from pd_edge.training.provenance import shared
 from pd_edge.training.scene import Scene, ignored_label, keep_targets
 from pd_edge.training.unlabelled import PseudoScenes, agreed, clouds_of, describe_scenes, pseudo_scenes
@@ -56,7 +56,7 @@ def test_boxes_are_the_detectors_in_the_models_frame(clouds: Path, tiny_model: P
     config = settings(clouds)
     (scenes,) = pseudo_scenes(config, tiny_model, tmp_path)
     detector = Detector(
-        InMemory("tiny", DetectorConfig(model=tiny_model.config), tiny_model.fold_pillar_net()),
+        InMemory("tiny", DetectorConfig(model=tiny_model.config), tiny_model.fold_encoder()),
         ModuleRuntime(tiny_model),
     )
     for index, (_, cloud, total) in enumerate(clouds_of(config.sources[0])):

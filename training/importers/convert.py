@@ -12,7 +12,8 @@ from pd_edge.pillars import POINT_FEATURES
 from pd_edge.training.checkpoint import put_weights
 from pd_edge.training.importers.checkpoint_file import ForeignCheckpoint
 from pd_edge.training.importers.foreign import Described, Names, model_config
-from pd_edge.training.model import BOX_CODE, DIRECTION_BINS, EPSILON, PointPillars
+from pd_edge.training.network import BOX_CODE, DIRECTION_BINS, EPSILON
+from pd_edge.training.pointpillars import PointPillars
 
 STAGES = 3
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

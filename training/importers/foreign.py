@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ConfigDict
 
-from pd_edge.config import Config, DecodeConfig, ModelConfig, parse_config
-from pd_edge.decode import FEATURE_STRIDE
+from pd_edge.config import Config, DecodeConfig, PointPillarsConfig, parse_config, stage_strides
 from pd_edge.errors import ConfigError
 
 TOLERANCE = 1e-4
@@ -105,12 +104,12 @@ ABSOLUTE_FLAT, OVERWRITTEN_FLAT = (0, 1, 2, 3, 4, 5, 6, 7, 8), (7, 8, 2, 3, 4, 5
 """The same with an offset to the centre in x and y alone."""
 
 
-def model_config(described: Described, channels: dict[str, Any]) -> ModelConfig:
+def model_config(described: Described, channels: dict[str, Any]) -> PointPillarsConfig:
     """The configuration of a network like the foreign one.
 
     Args:
         described: The foreign detector.
-        channels: The fields of :class:`ModelConfig` that its weights tell.
+        channels: The fields of :class:`PointPillarsConfig` that its weights tell.
 
     Raises:
         ConfigError: Pillars that are not square or not as high as the range, or a grid that cannot be halved thrice.
@@ -134,15 +133,15 @@ def model_config(described: Described, channels: dict[str, Any]) -> ModelConfig:
         "direction_offset": _known_angle(described.direction_start),
         **channels,
     }
-    model = parse_config(data, ModelConfig, described.source)
+    model = parse_config(data, PointPillarsConfig, described.source)
     if all(abs(a - b) < TOLERANCE for a, b in zip(described.anchor_range, _location_centres(model), strict=True)):
         return model
-    return parse_config({**data, "anchor_range": described.anchor_range}, ModelConfig, described.source)
+    return parse_config({**data, "anchor_range": described.anchor_range}, PointPillarsConfig, described.source)
 
 
-def _location_centres(model: ModelConfig) -> tuple[float, float, float, float]:
+def _location_centres(model: PointPillarsConfig) -> tuple[float, float, float, float]:
     """Where the outermost anchors stand that are not spread."""
-    half = FEATURE_STRIDE * model.grid.cell / 2
+    half = stage_strides(model)[0] * model.grid.cell / 2
     grid = model.grid
     return grid.x_min + half, grid.y_min + half, grid.x_max - half, grid.y_max - half
 

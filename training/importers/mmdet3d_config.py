@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pd_edge.training.importers.foreign import Foreign, PointRange, Vector
-from pd_edge.training.model import EPSILON
+from pd_edge.training.network import EPSILON
 
 
 class Norm(Foreign):

@@ -3,7 +3,7 @@
 Boxes are those of this project: geometric centre, length, width, height, yaw counter-clockwise from +x. What differs:
 
 * Anchors are spread from edge to edge of the range (``align_center: False``): at the edges they stand 16 cm off the
-  centres of the head's locations. ``ModelConfig.anchor_range`` says so, and decoding and training heed it.
+  centres of the head's locations. ``anchor_range`` says so, and decoding and training heed it.
 * The second anchor's yaw is 1.57, not pi / 2, and direction bins meet at 0.78539.
 * ``anchor_bottom_heights`` are undersides; residuals refer to centres, as ours.
 * Suppression there is one for all classes; here each class has its own, with the same threshold.

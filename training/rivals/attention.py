@@ -16,8 +16,8 @@ from torch.nn import functional
 from pd_edge.config import ModelConfig
 from pd_edge.training.batches import Batch
 from pd_edge.training.method import Lesson, Method, MethodConfig
-from pd_edge.training.model import Activations
-from pd_edge.training.rivals.maps import STAGES, Layer, by_layer, feature_map
+from pd_edge.training.network import Activations
+from pd_edge.training.rivals.maps import STAGES, Layer, by_layer, check_layers, feature_map
 
 
 class AttentionTransferConfig(MethodConfig):
@@ -46,6 +46,7 @@ class AttentionTransfer(Method):
 
     def __init__(self, config: AttentionTransferConfig, teacher: ModelConfig, student: ModelConfig) -> None:
         super().__init__()
+        check_layers(config.layers, student)
         self._config = config
 
     def forward(self, teacher: Activations, student: Activations, batch: Batch) -> Lesson:

@@ -16,8 +16,8 @@ from torch.nn import functional
 from pd_edge.config import ModelConfig
 from pd_edge.training.batches import Batch
 from pd_edge.training.method import Lesson, Method, MethodConfig
-from pd_edge.training.model import Activations
-from pd_edge.training.rivals.maps import Layer, features_at, layer_map, map_channels
+from pd_edge.training.network import Activations
+from pd_edge.training.rivals.maps import Layer, features_at, layer_map, map_channels, pillar_channels, pillars_of
 
 
 class ContrastiveConfig(MethodConfig):
@@ -55,14 +55,14 @@ class Contrastive(Method):
 
     def __init__(self, config: ContrastiveConfig, teacher: ModelConfig, student: ModelConfig) -> None:
         super().__init__()
-        self._config, self._grid = config, teacher.grid
+        self._config, self._canvas = config, teacher.canvas_shape[2:]
         self.student_embedding = nn.Linear(self._channels(student), config.dimension)
         self.teacher_embedding = nn.Linear(self._channels(teacher), config.dimension)
 
     def forward(self, teacher: Activations, student: Activations, batch: Batch) -> Lesson:
         """The contrastive loss."""
-        sampled = self._sample(batch.pillars.cells)
-        places = self._places(batch.pillars.cells[sampled], teacher)
+        sampled = self._sample(batch.inputs.cells)
+        places = self._places(batch.inputs.cells[sampled], teacher)
         ours = self.student_embedding(self._features(student, sampled, places))
         theirs = self.teacher_embedding(self._features(teacher, sampled, places))
         ours, theirs = functional.normalize(ours, dim=1), functional.normalize(theirs, dim=1)
@@ -71,7 +71,7 @@ class Contrastive(Method):
 
     def _channels(self, model: ModelConfig) -> int:
         layer = self._config.layer
-        return model.pillar_channels if layer == "pillars" else map_channels(model, layer)
+        return pillar_channels(model) if layer == "pillars" else map_channels(model, layer)
 
     def _sample(self, cells: Tensor) -> Tensor:
         """Evenly spaced pillars (N,): cells are in order of place, and without chance a resumed run stays the same."""
@@ -83,12 +83,12 @@ class Contrastive(Method):
         if self._config.layer == "pillars":
             return cells
         height, width = layer_map(activations, self._config.layer).shape[2:]
-        ny, nx = self._grid.ny, self._grid.nx
+        ny, nx = self._canvas
         frame, row, column = cells // (ny * nx), cells // nx % ny, cells % nx
         return (frame * height + row // (ny // height)) * width + column // (nx // width)
 
     def _features(self, activations: Activations, sampled: Tensor, places: Tensor) -> Tensor:
         """The layer's features (N, C) float32 at the sampled pillars (N,), which lie in ``places`` (N,)."""
         if self._config.layer == "pillars":
-            return activations.pillars.index_select(0, sampled)
+            return pillars_of(activations).index_select(0, sampled)
         return features_at(layer_map(activations, self._config.layer), places)

@@ -13,10 +13,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pd_edge.config import ModelConfig
+from pd_edge.config import ModelConfig, SecondConfig, folded_heights
 from pd_edge.errors import ConfigError
 from pd_edge.training.method import Method, NoLossConfig
-from pd_edge.training.model import ConvBlock, PointPillars
+from pd_edge.training.network import ConvBlock, Network
+from pd_edge.training.pointpillars import PointPillars
+from pd_edge.training.second import Second
+from pd_edge.training.voxel_encoder import SparseBlock, SparseEncoder
+from pd_edge.voxels import VOXEL_FEATURES
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
@@ -45,17 +49,36 @@ class GuidedInit(Method):
         _check_nested(teacher, student)
 
     @torch.no_grad()
-    def initialise(self, student: PointPillars, teacher: PointPillars) -> None:
+    def initialise(self, student: Network, teacher: Network) -> None:
         """Overwrites all of the student's weights and batch norm statistics."""
-        encoder = self._kept(teacher.pillar_net.norm, student.pillar_net.norm)
-        student.pillar_net.linear.weight.copy_(teacher.pillar_net.linear.weight[encoder])
-        _copy_norm(teacher.pillar_net.norm, student.pillar_net.norm, encoder)
-        stages = self._copy_backbone(student, teacher, encoder)
+        stages = self._copy_backbone(student, teacher, self._copy_encoder(student, teacher))
         inputs = self._copy_neck(student, teacher, stages)
         student.head.weight.copy_(teacher.head.weight[:, inputs])
         student.head.state_dict()["bias"].copy_(teacher.head.state_dict()["bias"])
 
-    def _copy_backbone(self, student: PointPillars, teacher: PointPillars, inputs: Tensor) -> list[Tensor]:
+    def _copy_encoder(self, student: Network, teacher: Network) -> Tensor:
+        """Copies the encoder; returns the channels kept of the canvas."""
+        if isinstance(student, Second) and isinstance(teacher, Second):
+            kept = self._copy_sparse_layers(student.encoder, teacher.encoder)
+            heights = folded_heights(student.config.grid.nz)  # channel c of height z is c * heights + z on the canvas
+            return (kept[:, None] * heights + torch.arange(heights, device=kept.device)).flatten()
+        ours, theirs = (cast("PointPillars", model).pillar_net for model in (student, teacher))
+        kept = self._kept(theirs.norm, ours.norm)
+        ours.linear.weight.copy_(theirs.linear.weight[kept])
+        _copy_norm(theirs.norm, ours.norm, kept)
+        return kept
+
+    def _copy_sparse_layers(self, student: SparseEncoder, teacher: SparseEncoder) -> Tensor:
+        """Copies the sparse layers; returns the channels kept of the last."""
+        inputs = torch.arange(VOXEL_FEATURES, device=next(teacher.parameters()).device)
+        for ours, theirs in zip(*(cast("list[SparseBlock]", each.layers) for each in (student, teacher)), strict=True):
+            outputs = self._kept(theirs.norm, ours.norm)
+            ours.conv.weight.copy_(theirs.conv.weight[:, inputs][:, :, outputs])
+            _copy_norm(theirs.norm, ours.norm, outputs)
+            inputs = outputs
+        return inputs
+
+    def _copy_backbone(self, student: Network, teacher: Network, inputs: Tensor) -> list[Tensor]:
         """Copies the stages; returns the channels kept of each stage's map."""
         kept = []
         for ours, theirs in zip(student.backbone.stages, teacher.backbone.stages, strict=True):
@@ -67,7 +90,7 @@ class GuidedInit(Method):
             kept.append(inputs)
         return kept
 
-    def _copy_neck(self, student: PointPillars, teacher: PointPillars, stages: Sequence[Tensor]) -> Tensor:
+    def _copy_neck(self, student: Network, teacher: Network, stages: Sequence[Tensor]) -> Tensor:
         """Copies the upsamplings; returns the channels kept of the concatenated map."""
         kept = []
         for place, inputs in enumerate(stages):
@@ -96,16 +119,24 @@ def _copy_norm(source: Norm, copy: Norm, kept: Tensor) -> None:
 
 
 def _check_nested(teacher: ModelConfig, student: ModelConfig) -> None:
-    for name in ("backbone_layers", "classes"):
+    for name in ("detector", "backbone_layers", "classes"):
         theirs, ours = getattr(teacher, name), getattr(student, name)
         if theirs != ours:
             raise ConfigError(
                 f"guided-init: the student's {name} are {ours}, the teacher's {theirs}; "
                 "give the student the teacher's, or take another method"
             )
-    widths = [(each.pillar_channels, *each.backbone_channels, each.neck_channels) for each in (teacher, student)]
+    widths = [_widths(each) for each in (teacher, student)]
     if any(ours > theirs for theirs, ours in zip(*widths, strict=True)):
         raise ConfigError(
-            f"guided-init: the student's channels {widths[1]} (pillars, three stages, neck) exceed the teacher's "
+            f"guided-init: the student's channels {widths[1]} (encoder, stages, neck) exceed the teacher's "
             f"{widths[0]}; take a teacher at least as wide everywhere, or another method"
         )
+
+
+def _widths(model: ModelConfig) -> tuple[int, ...]:
+    """Channels of the encoder's layers, of the stages and of the neck."""
+    bev = (*model.backbone_channels, model.neck_channels)
+    if isinstance(model, SecondConfig):
+        return (*model.sparse_channels, model.folded_channels, *bev)
+    return (model.pillar_channels, *bev)

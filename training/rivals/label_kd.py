@@ -23,7 +23,7 @@ from pd_edge.errors import ConfigError
 from pd_edge.training.batches import Batch
 from pd_edge.training.config import KITTI_THRESHOLDS, Thresholds
 from pd_edge.training.method import Lesson, Method, NoLossConfig
-from pd_edge.training.model import BOX_CODE, DIRECTION_BINS, Activations, HeadMaps
+from pd_edge.training.network import BOX_CODE, DIRECTION_BINS, Activations, HeadMaps
 from pd_edge.training.rivals.anchors import logit, rows_at
 from pd_edge.training.targets import TargetAssigner, Targets, batch_targets
 
@@ -90,7 +90,7 @@ class LabelKd(Method):
 
     def forward(self, teacher: Activations, student: Activations, batch: Batch) -> Lesson:
         """No loss; ``added`` is the number of objects per frame that the last call of :meth:`targets` added."""
-        return Lesson(student.pillars.new_zeros(()), {"added": self._added})
+        return Lesson(student.neck.new_zeros((), dtype=torch.float32), {"added": self._added})
 
     def detections(self, heads: HeadMaps) -> list[_Found]:
         """Each frame's boxes over the score threshold after suppression; as :func:`pd_edge.decode.decode`."""

@@ -5,11 +5,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from pd_edge.config import ModelConfig
-from pd_edge.training.model import Activations
+from pd_edge.config import ModelConfig, PointPillarsConfig
+from pd_edge.errors import ConfigError
+from pd_edge.training.network import Activations
 
 Layer = Literal["stage1", "stage2", "stage3", "neck"]
-"""A backbone stage's map (strides 2, 4, 8), or the map that the head reads (stride 2)."""
+"""A backbone stage's map, or the map that the head reads, which is as large as the first; SECOND has no ``stage3``."""
 STAGES: tuple[Layer, ...] = ("stage1", "stage2", "stage3")
 
 
@@ -38,8 +39,47 @@ def features_at(maps: Tensor, places: Tensor) -> Tensor:
 
 
 def map_channels(config: ModelConfig, layer: Layer) -> int:
-    """Channels of the layer's map."""
-    return 3 * config.neck_channels if layer == "neck" else config.backbone_channels[STAGES.index(layer)]
+    """Channels of the layer's map.
+
+    Raises:
+        ConfigError: The detector has no such stage.
+    """
+    widths = config.backbone_channels
+    if layer == "neck":
+        return len(widths) * config.neck_channels
+    if STAGES.index(layer) >= len(widths):
+        raise ConfigError(
+            f"{layer}: {config.detector} has {len(widths)} stages; name {', '.join(STAGES[: len(widths)])} or neck"
+        )
+    return widths[STAGES.index(layer)]
+
+
+def check_layers(layers: Sequence[Layer], config: ModelConfig) -> None:
+    """Refuses layers that the detector does not have.
+
+    Raises:
+        ConfigError: There is one; it is named.
+    """
+    for layer in layers:
+        map_channels(config, layer)
+
+
+def pillar_channels(config: ModelConfig) -> int:
+    """Channels of the pillar features.
+
+    Raises:
+        ConfigError: The detector has no pillars.
+    """
+    if not isinstance(config, PointPillarsConfig):
+        raise ConfigError(f"{config.detector} has no pillars to compare; compare maps (pointdistiller: where: stages)")
+    return config.pillar_channels
+
+
+def pillars_of(activations: Activations) -> Tensor:
+    """The pillar features (P, C) of a detector that has them."""
+    if activations.pillars is None:
+        raise ConfigError("a detector without pillars has no pillar features; compare maps")
+    return activations.pillars
 
 
 def adapter(teacher: ModelConfig, student: ModelConfig, layer: Layer) -> nn.Conv2d:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pd_edge.config import ModelConfig
 from pd_edge.training.batches import Batch
 from pd_edge.training.method import Lesson, Method, MethodConfig
-from pd_edge.training.model import Activations, PointPillars
+from pd_edge.training.network import Activations, Network
 from pd_edge.training.rivals.maps import STAGES, Layer, by_layer, feature_map, map_channels
 
 
@@ -73,7 +73,7 @@ class Overhaul(Method):
             self.transforms[layer] = nn.Sequential(conv, nn.BatchNorm2d(width))
             self.register_buffer(f"{layer}_margin", torch.zeros(width))
 
-    def initialise(self, student: PointPillars, teacher: PointPillars) -> None:
+    def initialise(self, student: Network, teacher: Network) -> None:
         """Takes the margins from the teacher's batch norms; leaves the student as it is."""
         for layer in self._layers:
             self.get_buffer(f"{layer}_margin").copy_(
@@ -93,7 +93,7 @@ class Overhaul(Method):
         return partial_distance(self.transforms[layer](feature_map(student, layer)), target)
 
 
-def _norms(model: PointPillars, layer: Layer) -> list[nn.BatchNorm2d]:
+def _norms(model: Network, layer: Layer) -> list[nn.BatchNorm2d]:
     """The batch norms right before the ReLU that makes a layer's map, in the order of its channels."""
     neck, stages = model.neck.upsamplings, model.backbone.stages
     blocks = neck if layer == "neck" else [stages[STAGES.index(layer)][-1]]  # type: ignore[index]

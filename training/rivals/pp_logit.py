@@ -22,7 +22,7 @@ from pd_edge.decode import ANCHOR_YAWS
 from pd_edge.training.batches import Batch
 from pd_edge.training.losses import box_difference
 from pd_edge.training.method import Lesson, Method, MethodConfig
-from pd_edge.training.model import BOX_CODE, Activations
+from pd_edge.training.network import BOX_CODE, Activations
 from pd_edge.training.rivals.anchors import logit, rows_at
 
 

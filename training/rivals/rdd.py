@@ -25,7 +25,7 @@ from torch.nn import functional
 from pd_edge.config import ModelConfig
 from pd_edge.training.batches import Batch
 from pd_edge.training.method import Lesson, Method, MethodConfig
-from pd_edge.training.model import DIRECTION_BINS, Activations
+from pd_edge.training.network import DIRECTION_BINS, Activations
 from pd_edge.training.rivals.maps import adapter, features_at
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 from pd_edge.config import ModelConfig
 from pd_edge.training.batches import Batch
 from pd_edge.training.method import Lesson, Method, MethodConfig
-from pd_edge.training.model import Activations
+from pd_edge.training.network import Activations
 from pd_edge.training.rivals.maps import STAGES, Layer, adapter, feature_map
 
 

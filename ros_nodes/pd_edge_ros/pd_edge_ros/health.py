@@ -12,7 +12,7 @@ from pd_edge_ros.refusals import REASONS, Reason
 
 OK, WARN, ERROR = 0, 1, 2
 """Levels of diagnostic_msgs/DiagnosticStatus."""
-STAGES = ("convert", "pillars", "network", "decode", "publish")
+STAGES = ("convert", "encoder", "network", "decode", "publish")
 KEPT = 300
 """Clouds that percentiles are taken of: half a minute at 10 Hz."""
 

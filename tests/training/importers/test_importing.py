@@ -15,13 +15,14 @@ from pd_edge import load
 from pd_edge.cli import main
 from pd_edge.config import DetectorConfig, parse_config
 from pd_edge.decode import anchors, decode_boxes
+from pd_edge.encoders import make_encoder
 from pd_edge.errors import ConfigError, DataError, EngineError
-from pd_edge.pillars import PillarEncoder
 from pd_edge.runtimes.torch import load_torch
 from pd_edge.training.distillation import DistillConfig, distil, load_teacher, read_config
 from pd_edge.training.importers import mmdet3d_config, openpcdet
 from pd_edge.training.importers.checkpoint_file import ForeignCheckpoint
 from pd_edge.training.importers.importing import STUDENT, Imported, import_model
+from pd_edge.training.rivals.maps import pillar_channels
 from pd_edge.training.scene import Scene
 
 from .foreign_networks import (
@@ -168,7 +169,7 @@ def run_import(case: Case, folder: Path, *, changes: dict[str, Any] | None = Non
 
 def our_heads(imported: Imported) -> list[Array]:
     config = imported.bundle.config.model
-    canvas = PillarEncoder(config.grid, imported.bundle.pillar_net).encode(cloud())
+    canvas = make_encoder(config, imported.bundle.encoder_net).encode(cloud())
     with torch.inference_mode():
         heads = load_torch(imported.bundle).dense(torch.from_numpy(canvas))
     return [by_anchor(each.numpy()) for each in heads]
@@ -179,7 +180,7 @@ def test_heads_and_boxes_are_those_of_the_project(name: str, tmp_path: Path) -> 
     case = CASES[name]
     imported = run_import(case, tmp_path)
     model = imported.bundle.config.model
-    assert model.pillar_channels == PILLARS + 1
+    assert pillar_channels(model) == PILLARS + 1
     assert (model.backbone_channels, model.backbone_layers, model.neck_channels) == ((8, 8, 12), (1, 2, 0), 4)
     state = random_state(case.layout, case.features, plain=case.plain_upsampling)
     canvas = foreign_canvas(state, case.layout, cloud(), case.kind)
@@ -224,7 +225,7 @@ def test_a_suppression_over_all_classes_is_told(within_classes: bool, tmp_path: 
 def test_without_a_floor_there_is_no_channel_for_the_padding(tmp_path: Path) -> None:
     case = CASES["openpcdet"]
     imported = run_import(case, tmp_path, shift=-9.0)
-    assert imported.bundle.config.model.pillar_channels == PILLARS
+    assert pillar_channels(imported.bundle.config.model) == PILLARS
     state = random_state(case.layout, case.features, shift=-9.0)
     theirs = foreign_heads(state, case.layout, foreign_canvas(state, case.layout, cloud(), case.kind))
     np.testing.assert_allclose(our_heads(imported)[0], theirs[0], atol=1e-4)
@@ -296,7 +297,7 @@ def test_a_second_import_keeps_the_student_s_configuration_and_a_file_in_the_way
         ("openpcdet", {"CLASS_NAMES": ["Pedestrian", "Car"]}, "another order"),
         ("openpcdet", {"DATA_CONFIG.DATA_PROCESSOR": []}, "no VOXEL_SIZE"),
         ("openpcdet", {"DATA_CONFIG.DATA_PROCESSOR.0.VOXEL_SIZE": [0.16, 0.16, 2]}, "voxels of 0.16 x 0.16 x 2.0 m"),
-        ("openpcdet", {"DATA_CONFIG.POINT_CLOUD_RANGE": [0, -2.56, -3, 10.4, 2.56, 1]}, "halved three times"),
+        ("openpcdet", {"DATA_CONFIG.POINT_CLOUD_RANGE": [0, -2.56, -3, 10.4, 2.56, 1]}, "halved 3 times"),
         ("mmdet3d", {"model.type": "DynamicVoxelNet"}, "model.type: Input should be 'VoxelNet'"),
         ("mmdet3d", {"model.bbox_head.dir_limit_offset": 1}, "dir_limit_offset 1.0"),
         ("mmdet3d", {"model.bbox_head.loss_cls.use_sigmoid": False}, "loss_cls.use_sigmoid"),
@@ -382,7 +383,7 @@ def test_an_imported_teacher_distils_and_detects(
     assert len(detections.boxes)
 
     config = read_config(Path("models/teacher") / STUDENT, None, None)
-    assert config.model.pillar_channels == PILLARS // 2
+    assert pillar_channels(config.model) == PILLARS // 2
     assert config.model.anchor_range == (0.0, -2.56, 10.24, 2.56)
     short = config.model_copy(update={"samples": 2, "batch_size": 2, "workers": 0})
     student = distil(DistillConfig.model_validate(short.model_dump()), tmp_path / "run", scenes=OneScene())

@@ -9,13 +9,12 @@ import yaml
 
 from pd_edge.config import GridConfig, PointPillarsConfig
 from pd_edge.pillars import encode_reference, pillarize, scatter_reference
-from pd_edge.training.batches import batch_pillars
 from pd_edge.training.distillation import parse_run
-from pd_edge.training.model import (
+from pd_edge.training.network import channels_last, fold_norms
+from pd_edge.training.pointpillars import (
     PillarBatch,
     PointPillars,
-    channels_last,
-    fold_norms,
+    batch_pillars,
     student_4x_config,
     student_16x_config,
     teacher_config,
@@ -79,7 +78,7 @@ def test_pillar_net_and_canvas_match_the_numpy_reference() -> None:
         frame = batch_pillars([pillars], GRID)
         encoded = model.pillar_net(frame)
         canvas = model.canvas(encoded, frame)
-    expected = encode_reference(pillars, model.fold_pillar_net())
+    expected = encode_reference(pillars, model.fold_encoder())
     np.testing.assert_allclose(encoded.numpy(), expected, atol=1e-5)
     np.testing.assert_allclose(canvas.numpy(), scatter_reference(expected, pillars.cells, GRID), atol=1e-5)
     assert canvas.is_contiguous(memory_format=torch.channels_last)
