@@ -92,7 +92,7 @@ def test_latency_table_and_json() -> None:
     assert cells(table)["network",] == ["500.0", "950.0", "990.0", "0.0"]
     assert all("[ms]" in column for column in table.columns[1:])
     assert "101 frames" in table.notes[0]
-    assert latency_json(TIMINGS)["pillars"] == {"min": 0, "p50": 50, "p95": 95, "p99": 99}
+    assert latency_json(TIMINGS)["encoder"] == {"min": 0, "p50": 50, "p95": 95, "p99": 99}
     assert latency_json([]) == {}
 
 
@@ -132,7 +132,7 @@ def test_batch_json_has_the_documented_keys() -> None:
     assert set(data) == named
     assert data["failures"] == [{"frame": "8", "error": "broken"}]
     (frame,) = data["frames"]
-    assert frame["timing_ms"] == {"pillars": 1, "network": 2, "decode": 3, "total": 6}
+    assert frame["timing_ms"] == {"encoder": 1, "network": 2, "decode": 3, "total": 6}
     (detection,) = frame["detections"]
     assert (detection["class"], detection["score"]) == ("Car", 0.75)
     assert detection["box"] == pytest.approx(BOX[0].tolist())
@@ -156,7 +156,7 @@ def test_bench_table_and_json_name_what_was_skipped() -> None:
     skipped = BenchSkipped(Case("tiny", "torch"), "no torch")
     table = bench_table([done, skipped])
     rows = cells(table)
-    assert rows["tiny openvino fp32", "pillars"] == ["50.0", "95.0", "99.0", "100", "1.5"]
+    assert rows["tiny openvino fp32", "encoder"] == ["50.0", "95.0", "99.0", "100", "1.5"]
     assert rows["tiny torch fp32", "skipped"] == [""] * 5
     assert any("no torch" in note for note in table.notes)
     first, second = json.loads(json_text(bench_json([done, skipped])))
