@@ -48,7 +48,7 @@ def latency_table(timings: Sequence[Timing], title: str) -> Table:
         (each.stage, *(f"{value:.1f}" for value in (each.p50, each.p95, each.p99, each.minimum)))
         for each in stage_latencies(timings)
     ]
-    note = f"{len(timings)} frames. pillars: cloud to canvas; network: canvas to heads; decode: heads to boxes."
+    note = f"{len(timings)} frames. encoder: cloud to canvas; network: canvas to heads; decode: heads to boxes."
     return Table(title, ("stage", "p50 [ms]", "p95 [ms]", "p99 [ms]", "least [ms]"), rows, (note,))
 
 
