@@ -10,13 +10,13 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 import pd_edge
 from pd_edge.bench import synthetic_cloud
-from pd_edge.bundle import PILLAR_NET, find_model, read_pillar_net
+from pd_edge.bundle import Bundle
 from pd_edge.config import GridConfig
 from pd_edge.errors import EngineError
 from pd_edge.pillars import PillarNet
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 def pillar_net(model: str, channels: int) -> tuple[str, PillarNet]:
     """The feature net of a model with its name, or random weights of as many channels where it is not here."""
     try:
-        return model, read_pillar_net(find_model(model) / PILLAR_NET)
+        return model, cast("PillarNet", Bundle.load(model).encoder_net)
     except EngineError:
         rng = np.random.default_rng(0)
         weight, bias = (rng.normal(size=size).astype(np.float32) for size in ((10, channels), channels))

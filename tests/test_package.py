@@ -1,5 +1,7 @@
 """The package as a user gets it: light imports, a wheel that holds every sub-package."""
 
+import ast
+import importlib
 import pkgutil
 import shutil
 import subprocess
@@ -29,6 +31,15 @@ def test_import_is_light() -> None:
 def test_unknown_attribute_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         getattr(pd_edge, "nothing")  # noqa: B009 - the point is the lookup
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_import_what_there_is(path: Path) -> None:
+    """Most need data, minutes or a GPU, so that no test runs them."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == "pd_edge":
+            module = importlib.import_module(node.module)
+            assert [each.name for each in node.names if not hasattr(module, each.name)] == []
 
 
 def output(python: Path, code: str) -> str:
