@@ -39,8 +39,9 @@ class Config(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-MOST_HEIGHTS = 62
-"""Voxels above each other: with the one more that SECOND counts, a column fits into a 64-bit mask."""
+LEAST_HEIGHTS, MOST_HEIGHTS = 24, 62
+"""Voxels above each other: fewer leave none after SECOND's sparse stages; with the one more that it counts, a column of
+more does not fit into a 64-bit mask."""
 
 
 class GridConfig(Config):
@@ -150,8 +151,9 @@ class VoxelGridConfig(GridConfig):
 
 
 class AnchorModelConfig(Config):
-    """What all detectors here have in common: classes, and anchors over a map of the ground."""
+    """What all detectors here have in common: a grid, classes, and anchors over a map of the ground."""
 
+    grid: GridConfig = GridConfig()
     classes: tuple[ClassConfig, ...] = Field(KITTI_CLASSES, min_length=1, description="Classes, in label order.")
     direction_offset: float = Field(
         math.pi / 4, description="Yaw at which the two direction bins meet [rad]; bin 0 is the half circle after it."
@@ -179,7 +181,6 @@ class PointPillarsConfig(AnchorModelConfig):
     """A PointPillars network: its grid, classes and channel counts."""
 
     detector: Literal["pointpillars"] = Field("pointpillars", description="Which detector it is.")
-    grid: GridConfig = GridConfig()
     pillar_channels: int = Field(gt=0, description="Channels of the pillar feature net and of the canvas.")
     backbone_channels: tuple[int, int, int] = Field(description="Channels of the three backbone stages.")
     backbone_layers: tuple[int, int, int] = Field((3, 5, 5), description="Layers after each stage's stride-2 one.")
@@ -202,12 +203,24 @@ class PointPillarsConfig(AnchorModelConfig):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out what says nothing and came later, so that files written before it existed stay the same."""
+        """Keeps the order of fields, and leaves out what says nothing and came later.
+
+        So files written before stay the same, and what is known by a hash of its configuration is still found.
+        """
         data: dict[str, Any] = dump(self)
         data.pop("detector", None)
+        for name in ("direction_offset", "anchor_range"):
+            if name in data:
+                data[name] = data.pop(name)
         if self.anchor_range is None:
             data.pop("anchor_range", None)
         return data
+
+
+def _edges(data: dict[str, Any]) -> tuple[float, float, float, float]:
+    """The edges x y x y [m] of a grid; ``data`` are the fields before."""
+    grid: GridConfig = data["grid"]
+    return grid.x_min, grid.y_min, grid.x_max, grid.y_max
 
 
 class SecondConfig(AnchorModelConfig):
@@ -225,7 +238,9 @@ class SecondConfig(AnchorModelConfig):
     backbone_layers: tuple[int, int] = Field((5, 5), description="Layers after each BEV stage's first one.")
     neck_channels: int = Field(gt=0, description="Channels of each of the two upsampled maps.")
     anchor_range: tuple[float, float, float, float] | None = Field(
-        (0.0, -40.0, 70.4, 40.0), description="Places x y x y [m] of the outermost anchors, all others evenly between."
+        default_factory=_edges,
+        description="Places x y x y [m] of the outermost anchors, all others evenly between; the grid's edges by "
+        "default. null: an anchor at the centre of each of the head's locations.",
     )
 
     backbone_strides: ClassVar[tuple[int, ...]] = (1, 2)
@@ -245,7 +260,8 @@ class SecondConfig(AnchorModelConfig):
         _check_halved(self.grid, 4)
         if folded_heights(self.grid.nz) < 1:
             raise ValueError(
-                f"{self.grid.nz} voxels above each other leave none after the sparse stages; use 22 or more"
+                f"{self.grid.nz} voxels above each other leave none after the sparse stages; "
+                f"use {LEAST_HEIGHTS} or more"
             )
         return self
 
@@ -346,6 +362,9 @@ def _problem(error: "ErrorDetails", kind: type[BaseModel]) -> str:
     where = ".".join(place) or "the file"
     if error["type"] == "union_tag_invalid":
         return f"{where}: {error['ctx']['tag']!r} is unknown; use one of {error['ctx']['expected_tags']}"
+    if error["type"] == "union_tag_not_found":
+        tag = error["ctx"]["discriminator"].replace(f"{_detector_of.__name__}()", "'detector'")
+        return f"{where}: expected names with values, {tag} one of the names (got {error['input']!r:.80})"
     if error["type"] != "extra_forbidden":
         return f"{where}: {error['msg']} (got {error['input']!r:.80})"
     close = difflib.get_close_matches(place[-1], known, 1)

@@ -4,10 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from pd_edge.config import DetectorConfig, PointPillarsConfig, dump_config, load_config, parse_config
+from pd_edge.bundle import CONFIG, SHIPPED, shipped_models
+from pd_edge.config import DetectorConfig, PointPillarsConfig, SecondConfig, dump_config, load_config, parse_config
 from pd_edge.errors import ConfigError, DataError
 
 MODEL = {"pillar_channels": 8, "backbone_channels": [8, 16, 32], "neck_channels": 8}
+SECOND = {
+    "detector": "second",
+    "sparse_channels": [4, 4, 8, 8],
+    "folded_channels": 8,
+    "backbone_channels": [8, 16],
+    "neck_channels": 8,
+}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +28,15 @@ MODEL = {"pillar_channels": 8, "backbone_channels": [8, 16, 32], "neck_channels"
         ({"model": {**MODEL, "neck_channels": "wide"}}, "model.neck_channels: Input should be a valid integer"),
         ({"model": {**MODEL, "classes": [{"nam": "Car"}]}}, "model.classes.0.nam: unknown key; take it out"),
         ({}, "model: Field required"),
+        ({"model": "pointpillars-4x"}, "model: expected names with values, 'detector' one of the names (got 'pointpil"),
+        ({"model": {**SECOND, "detector": None}}, "model: expected names with values, 'detector' one of the names"),
+        (
+            {"model": {**SECOND, "detector": "Second"}},
+            "model: 'Second' is unknown; use one of 'pointpillars', 'second'",
+        ),
+        ({"model": {**SECOND, "grid": {"hight": 0.1}}}, "model.grid.hight: unknown key; did you mean height?"),
+        ({"model": {**SECOND, "grid": {"z_max": -0.8}}}, "22 voxels above each other leave none after the sparse"),
+        ({"model": {**SECOND, "grid": {"z_max": 3.3}}}, "make it a whole number of them, at most 62"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_what_was_meant(data: dict[str, object], text: str) -> None:
@@ -50,6 +67,32 @@ def test_anchors_at_their_usual_places_leave_no_word_in_a_file(tmp_path: Path) -
     assert load_config(tmp_path / "spread.yaml", PointPillarsConfig).anchor_range == (0, -1, 2, 1)
     with pytest.raises(ConfigError, match="must lead from low x y to high x y"):
         parse_config({**MODEL, "anchor_range": [0, 1, 2, 1]}, PointPillarsConfig, "the test")
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_shipped_configuration_is_written_as_it_was_read(name: str, tmp_path: Path) -> None:
+    """Caches and resumed runs are found by a hash of these words, in their order."""
+    dump_config(load_config(SHIPPED / name / CONFIG, DetectorConfig), tmp_path / CONFIG)
+    assert (tmp_path / CONFIG).read_text() == (SHIPPED / name / CONFIG).read_text()
+
+
+def columns_of(nz: int) -> dict[str, object]:
+    return {**SECOND, "grid": {"z_min": 0, "z_max": nz * 0.125, "height": 0.125}}
+
+
+def test_a_column_has_from_least_to_most_heights() -> None:
+    for nz in (24, 62):
+        assert parse_config(columns_of(nz), SecondConfig, "the test").canvas_shape[1] > 0
+    for nz, text in ((23, "use 24 or more"), (63, "at most 62")):
+        with pytest.raises(ConfigError, match=text):
+            parse_config(columns_of(nz), SecondConfig, "the test")
+
+
+def test_the_outermost_anchors_of_second_stand_on_the_edges_of_its_own_grid() -> None:
+    small = parse_config({**SECOND, "grid": {"x_max": 12.8, "y_min": -3.2, "y_max": 3.2}}, SecondConfig, "the test")
+    assert small.anchor_range == (0, -3.2, 12.8, 3.2)
+    assert parse_config(SECOND, SecondConfig, "the test").anchor_range == (0, -40, 70.4, 40)
+    assert parse_config({**SECOND, "anchor_range": None}, SecondConfig, "the test").anchor_range is None
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
