@@ -90,8 +90,8 @@ def test_a_column_has_from_least_to_most_heights() -> None:
 
 def test_the_outermost_anchors_of_second_stand_on_the_edges_of_its_own_grid() -> None:
     small = parse_config({**SECOND, "grid": {"x_max": 12.8, "y_min": -3.2, "y_max": 3.2}}, SecondConfig, "the test")
-    assert small.anchor_range == (0, -3.2, 12.8, 3.2)
-    assert parse_config(SECOND, SecondConfig, "the test").anchor_range == (0, -40, 70.4, 40)
+    assert small.anchor_range == (0.0, -3.2, 12.8, 3.2)
+    assert parse_config(SECOND, SecondConfig, "the test").anchor_range == (0.0, -40.0, 70.4, 40.0)
     assert parse_config({**SECOND, "anchor_range": None}, SecondConfig, "the test").anchor_range is None
 
 
