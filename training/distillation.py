@@ -20,6 +20,7 @@ from pd_edge.training.learner import Distilling, Teacher
 from pd_edge.training.loop import train
 from pd_edge.training.method import Method, MethodConfig
 from pd_edge.training.network import Network, channels_last, fold_norms
+from pd_edge.training.networks import build_network
 from pd_edge.training.rivals.attention import AttentionTransfer, AttentionTransferConfig
 from pd_edge.training.rivals.contrastive import Contrastive, ContrastiveConfig
 from pd_edge.training.rivals.fitnets import FitNets, FitNetsConfig
@@ -237,5 +238,6 @@ def load_teacher(path: Path, student: ModelConfig) -> Network:
                 f"teacher {path}: its {name} is {theirs}, the student's {ours}; "
                 "give the student the teacher's, or another teacher"
             )
-    teacher.config = detector.model.model_copy(update={"grid": student.grid})
-    return teacher
+    on_its_ground = build_network(detector.model.model_copy(update={"grid": student.grid}))
+    on_its_ground.load_state_dict(teacher.state_dict())
+    return on_its_ground.eval()

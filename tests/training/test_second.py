@@ -23,7 +23,7 @@ from pd_edge.errors import ConfigError
 from pd_edge.training.checkpoint import load_model, save_tensors
 from pd_edge.training.config import SECOND_THRESHOLDS, CheckpointConfig, TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
-from pd_edge.training.distillation import DistillConfig, distil, make_method, method_names
+from pd_edge.training.distillation import DistillConfig, distil, load_teacher, make_method, method_names
 from pd_edge.training.loop import train
 from pd_edge.training.networks import build_network, network_inputs
 from pd_edge.training.rivals.guided_init import GuidedInit, GuidedInitConfig
@@ -195,6 +195,21 @@ def test_a_teacher_of_another_kind_is_refused(teacher: Path, tmp_path: Path) -> 
     pillars = PointPillarsConfig(pillar_channels=8, backbone_channels=(8, 8, 8), neck_channels=8)
     with pytest.raises(ConfigError, match="its detector is second, the student's pointpillars"):
         distil(taught(teacher, "none", model=pillars.model_dump()), tmp_path / "run")
+
+
+def test_a_teacher_sees_the_same_on_a_part_of_its_grid(tmp_path: Path, tiny_cloud: npt.NDArray[np.float32]) -> None:
+    """Where anchors stand at the locations' centres, so that nothing but the ground differs."""
+    whole = TEACHER.model_copy(update={"anchor_range": None})
+    near = whole.model_copy(update={"grid": GRID.model_copy(update={"x_max": 6.4})})
+    save_tensors(Second(whole).state_dict(), tmp_path / "model.safetensors")
+    dump_config(DetectorConfig(model=whole), tmp_path / "config.yaml")
+    inside = tiny_cloud[tiny_cloud[:, 0] < 6.0]
+    with torch.inference_mode():
+        first, second = (
+            load_teacher(tmp_path, model).encode(network_inputs([inside], model)).canvas for model in (whole, near)
+        )
+    assert second.shape == near.canvas_shape
+    torch.testing.assert_close(second, first[..., : second.shape[-1]])
 
 
 @pytest.mark.parametrize("channels", ["first", "scale"])
