@@ -136,6 +136,9 @@ class SparseBlock(nn.Module):
 class SparseEncoder(nn.Module):
     """SECOND's middle encoder: :class:`VoxelBatch` in, canvas out; the layers of pd_edge.voxels.sparse_layers.
 
+    The first layer, which meets coordinates, stays in float32 under autocast: bfloat16 resolves a quarter of a metre at
+    60 m, five voxels.
+
     Source: Yan et al., SECOND (Sensors 2018), as mmdetection3d's SparseEncoder has it.
     """
 
@@ -148,8 +151,10 @@ class SparseEncoder(nn.Module):
 
     def forward(self, batch: VoxelBatch) -> Tensor:
         """The canvas (B, C, ny/8, nx/8), channels-last in memory, zero where no site is; C = channel*heights + iz."""
-        rows = batch.features
-        for layer, number in zip(self.layers, self._rulebooks, strict=True):
+        first, *layers = self.layers
+        with torch.autocast(batch.features.device.type, enabled=False):
+            rows = first(batch.features, batch.rules[0])
+        for layer, number in zip(layers, self._rulebooks[1:], strict=True):
             rows = layer(rows, batch.rules[number])
         return self._canvas(rows, batch)
 

@@ -89,6 +89,7 @@ def dense(encoder: SparseEncoder, frames: Sequence[Frame], model: SecondConfig) 
 @pytest.mark.parametrize("grid", [GRID, HIGH], ids=["one height left", "two"])
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_dense_convolutions_with_masks(grid: VoxelGridConfig, training: bool) -> None:
+    torch.manual_seed(0)
     model = config(grid)
     frames = [frame(seed, grid=grid) for seed in range(3)]
     encoder = SparseEncoder(model).double().train(training)
@@ -178,6 +179,16 @@ def test_autocast_gives_the_canvas_in_bfloat16() -> None:
         rounded = encoder(voxels)
     assert rounded.dtype == torch.bfloat16
     assert (rounded.float() - exact).norm() < 0.03 * exact.norm()
+
+
+def test_coordinates_keep_their_precision_under_autocast() -> None:
+    encoder, rows = used_encoder().float(), []
+    encoder.layers[0].register_forward_hook(lambda _, __, output: rows.append(output))
+    voxels = batch_voxels([frame(8)], config())
+    encoder(voxels)
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(voxels)
+    assert torch.equal(*rows)
 
 
 def test_a_loader_hands_a_batch_on_as_it_is() -> None:
