@@ -22,7 +22,7 @@ class AnchorTable(nn.Module):
         self.register_buffer("_kinds", torch.from_numpy(anchors(model)[0, 0, :, 2:].copy()), persistent=False)
 
     def forward(self, index: Tensor) -> Tensor:
-        """The anchors (..., 7) float32 [m, rad] at flat indices (...) int64 over (ny/2, nx/2, A) of one frame."""
+        """The anchors (..., 7) float32 [m, rad] at flat indices (...) int64 over (H, W, A) of one frame."""
         place, kind = _divide(index, len(self._kinds))
         row, column = _divide(place, self._along_x.number)
         x = self._along_x.start + (column + 0.5) * self._along_x.step
