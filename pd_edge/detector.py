@@ -70,6 +70,7 @@ class Detector:
         sensor: How the sensor is mounted and writes points; as KITTI's when left out.
         coverage: ``front``, the model's grid, or ``full``, the whole circle around the sensor; see
             :mod:`pd_edge.sectors`.
+        threads: Most CPU threads that the encoder may use; its own choice when left out.
 
     Attributes:
         mount: Between the cloud's frame and the model's, which is KITTI's.
@@ -83,7 +84,12 @@ class Detector:
     """
 
     def __init__(
-        self, model: TrainedModel, runtime: AnyRuntime, sensor: SensorProfile = KITTI, coverage: Coverage = "front"
+        self,
+        model: TrainedModel,
+        runtime: AnyRuntime,
+        sensor: SensorProfile = KITTI,
+        coverage: Coverage = "front",
+        threads: int | None = None,
     ) -> None:
         self.name = model.name
         self.config = model.config
@@ -92,7 +98,7 @@ class Detector:
         self.heads: Heads | None = None
         self.coverage = coverage_named(coverage)
         self.sectors = Sectors(self.config.model.grid, SECTORS[self.coverage])
-        self._encoders, self._infer = _network(model, runtime, self.sectors.count)
+        self._encoders, self._infer = _network(model, runtime, self.sectors.count, threads)
         self._decoder = Decoder(self.config)
         self._said: set[str] = set()
 
@@ -217,7 +223,7 @@ def load(
         runtime: ``openvino`` (the default), ``onnxruntime`` or ``torch``; an engine folder has its own.
         precision: In which the network is computed: ``fp32`` (the default), or ``bf16`` (openvino, on a CPU that has
             it). An engine folder's network is computed as its file says; bf16 stands in for float32 there.
-        threads: CPU threads for the network; None leaves the choice to the runtime.
+        threads: CPU threads for the network, and the most for the encoder; None leaves the choice to either.
         decode: Thresholds to use instead of the model's own.
         sensor: How the sensor is mounted and writes points (:func:`pd_edge.sensors.load_profile`); as KITTI's when
             left out.
@@ -233,10 +239,10 @@ def load(
     if str(name_or_path) not in shipped_models() and is_engine_folder(name_or_path):
         engine = EngineFolder.load(Path(name_or_path))
         engine_runtime = open_engine(engine, runtime, precision, threads, at_once)
-        return Detector(_decoding(engine, decode), engine_runtime, sensor, coverage)
+        return Detector(_decoding(engine, decode), engine_runtime, sensor, coverage, threads)
     bundle = Bundle.load(name_or_path)
     opened = open_runtime(bundle, runtime or "openvino", precision or "fp32", threads, at_once)
-    return Detector(_decoding(bundle, decode), opened, sensor, coverage)
+    return Detector(_decoding(bundle, decode), opened, sensor, coverage, threads)
 
 
 def _decoding(model: ModelT, decode: DecodeConfig | None) -> ModelT:
@@ -247,7 +253,7 @@ def _decoding(model: ModelT, decode: DecodeConfig | None) -> ModelT:
 
 
 def _network(
-    model: TrainedModel, runtime: AnyRuntime, views: int
+    model: TrainedModel, runtime: AnyRuntime, views: int, threads: int | None
 ) -> tuple[list[Callable[[Floats], Floats]], Callable[[list[Floats]], Sequence[Heads]]]:
     """The stages before the heads: points to what the runtime takes, for each view that goes in at once; and heads."""
     if isinstance(runtime, PointsRuntime):
@@ -257,8 +263,8 @@ def _network(
         raise EngineError(f"{model.name} takes points, but {runtime.name} was opened for a canvas; open it for points")
     if views > 1 and isinstance(runtime, BatchRuntime):
         # An encoder's canvas is its own, so that all views have theirs.
-        return [make_encoder(network, net, runtime.layout).encode for _ in range(views)], runtime.infer_batch
-    return [make_encoder(network, net, runtime.layout).encode], lambda canvases: [runtime.infer(canvases[0])]
+        return [make_encoder(network, net, runtime.layout, threads).encode for _ in range(views)], runtime.infer_batch
+    return [make_encoder(network, net, runtime.layout, threads).encode], lambda canvases: [runtime.infer(canvases[0])]
 
 
 def _no_detections() -> Detections:

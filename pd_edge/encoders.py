@@ -31,19 +31,20 @@ class Encoder(Protocol):
         ...
 
 
-def make_encoder(model: ModelConfig, net: EncoderNet, layout: Layout = "nchw") -> Encoder:
+def make_encoder(model: ModelConfig, net: EncoderNet, layout: Layout = "nchw", threads: int | None = None) -> Encoder:
     """The encoder of a model, in C++.
 
     Args:
         model: The network.
         net: Its encoder's weights.
         layout: ``nchw`` gives a canvas of ``model.canvas_shape``, ``nhwc`` one with the channels last.
+        threads: Most CPU threads that it may use; pillars take one, sparse layers two where nothing is said.
 
     Raises:
         EngineError: The weights are another detector's, have a wrong dtype or shape, or are not finite.
     """
     if isinstance(model, SecondConfig) and isinstance(net, VoxelNet):
-        return VoxelEncoder(model, net, layout)
+        return VoxelEncoder(model, net, layout, threads)
     if isinstance(net, PillarNet) and not isinstance(model, SecondConfig):
         return PillarEncoder(model.grid, net, layout)
     raise EngineError(f"a {type(net).__name__} is no encoder of {model.detector}; export the model again")

@@ -17,7 +17,8 @@ Precision = Annotated[
     typer.Option(help="Arithmetic of the network: fp32, the default, or bf16 (openvino, CPUs that have it)."),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads of the network; the runtime's choice if left out.")
+    int | None,
+    typer.Option(min=1, help="CPU threads of network and encoder; the runtime's choice, and two, if left out."),
 ]
 Split = Annotated[
     str | None,

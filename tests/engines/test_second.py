@@ -1,6 +1,7 @@
 """SECOND without torch: model folder, ONNX forms and engines find what the network in torch finds."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ pytest.importorskip("openvino")
 import torch
 
 import pd_edge
+from pd_edge import encoders
 from pd_edge.bundle import Bundle
 from pd_edge.config import DetectorConfig, SecondConfig, VoxelGridConfig
 from pd_edge.decode import Heads, decode
@@ -24,7 +26,7 @@ from pd_edge.engines.quantize import calibrate
 from pd_edge.errors import EngineError
 from pd_edge.training.networks import network_inputs
 from pd_edge.training.second import Second
-from pd_edge.voxels import VoxelNet
+from pd_edge.voxels import VoxelEncoder, VoxelNet
 
 Cloud = npt.NDArray[np.float32]
 
@@ -89,6 +91,20 @@ def test_every_runtime_finds_what_torch_finds(runtime: str, bundle: Bundle, netw
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+
+
+def test_threads_are_those_of_the_encoder_too(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int | None] = []
+
+    class Told(VoxelEncoder):
+        def __init__(self, *args: Any) -> None:
+            given.append(args[3])
+            super().__init__(*args)
+
+    monkeypatch.setattr(encoders, "VoxelEncoder", Told)
+    for threads in (1, None):
+        pd_edge.load(bundle.folder, threads=threads)
+    assert given == [1, None]
 
 
 def test_a_cloud_after_another_finds_the_same(bundle: Bundle, tiny_cloud: Cloud) -> None:
