@@ -61,8 +61,8 @@ class StepBatches(Dataset["Batch | DataError"]):
         inputs = network_inputs([scene.points for scene in scenes], self._model)
         if len(inputs.features) < 2:
             raise DataError(
-                f"samples {first} .. {first + self._size - 1}: {len(inputs.features)} points inside the grid, "
-                "a step needs 2; check that the clouds are in metres and in the LiDAR frame (x forward)"
+                f"samples {first} .. {first + self._size - 1}: {len(inputs.features)} points or voxels inside "
+                "the grid, a step needs 2; check that the clouds are in metres and in the LiDAR frame (x forward)"
             )
         targets = [self._assigner.assign(scene.boxes, scene.labels) for scene in scenes]
         return Batch(inputs, batch_targets(targets, self._model))

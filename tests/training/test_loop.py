@@ -447,7 +447,7 @@ class FarScenes:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batch_without_points_is_one_clear_error(folder: Path, tmp_path: Path, workers: int) -> None:
-    with pytest.raises(DataError, match=r"^samples 0 \.\. 1: 0 points inside the grid[^\n]*$"):
+    with pytest.raises(DataError, match=r"^samples 0 \.\. 1: 0 points or voxels inside the grid[^\n]*$"):
         train(configure(folder, workers=workers), tmp_path / "run", scenes=FarScenes())
 
 
