@@ -216,6 +216,11 @@ def file_entry(path: Path) -> FileEntry:
 
 def _check_model(found: ModelConfig, trained: ModelConfig, folder: Path) -> None:
     """Refuses a configuration whose network or grid is not the one the weights were trained for."""
+    if found.detector != trained.detector:
+        raise EngineError(
+            f"{folder}: weights of another network: {CONFIG} is of {found.detector}, they are of {trained.detector}; "
+            f"restore the {CONFIG} that came with them"
+        )
     changes = _differences(found.model_dump(), trained.model_dump(), "model")
     if changes:
         raise EngineError(

@@ -99,7 +99,7 @@ def read_net(path: Path, model: ModelConfig) -> EncoderNet:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in shapes}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise EngineError(
             f"{path}: cannot be read as arrays {_listed(list(shapes))} ({error}); export it again"
         ) from error

@@ -11,6 +11,7 @@ import yaml
 
 from pd_edge import bundle as bundle_module
 from pd_edge.bundle import Bundle, find_model, list_models, summarize
+from pd_edge.config import SecondConfig, dump_config
 from pd_edge.encoders import read_net
 from pd_edge.errors import ConfigError, EngineError
 from pd_edge.pillars import PillarNet
@@ -125,6 +126,19 @@ def test_a_malformed_pillar_net_is_refused(tiny_bundle: Bundle, tmp_path: Path, 
     np.savez(tmp_path / "net.npz", **arrays)
     with pytest.raises(EngineError, match=r"net\.npz"):
         read_net(tmp_path / "net.npz", tiny_bundle.config.model)
+
+
+def test_one_array_is_no_archive_of_weights(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    np.save(tmp_path / "net.npy", np.zeros((10, 8), np.float32))
+    with pytest.raises(EngineError, match=r"net\.npy: cannot be read as arrays 'weight' and 'bias'"):
+        read_net(tmp_path / "net.npy", tiny_bundle.config.model)
+
+
+def test_the_configuration_of_another_detector_is_refused(folder: Path, tiny_bundle: Bundle) -> None:
+    second = SecondConfig(sparse_channels=(4,) * 4, folded_channels=4, backbone_channels=(4, 4), neck_channels=4)
+    dump_config(tiny_bundle.config.model_copy(update={"model": second}), folder / "config.yaml")
+    with pytest.raises(EngineError, match=r"config\.yaml is of second, they are of pointpillars; restore"):
+        Bundle.load(folder)
 
 
 def test_manifest_and_results_say_what_is_wrong(folder: Path) -> None:
