@@ -29,7 +29,7 @@ class Exported:
         path: The file.
         data: Its content.
         name: Name of the model.
-        form: What the graph takes: ``dense`` a canvas (1, C, ny, nx), ``plain`` and ``plugin`` points (N, 4).
+        form: What the graph takes: ``dense`` a canvas (1, C, H, W), ``plain`` and ``plugin`` points (N, 4).
         precision: What the export wrote into it.
         config: The detector's configuration.
         encoder_net: The encoder's weights, which stay outside of a ``dense`` graph; None for the other forms.

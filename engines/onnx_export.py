@@ -6,7 +6,7 @@ Half precision is decided once, before anything is written: the weights of the c
 ONNX file stores those very values, widens them to float32 and multiplies them by the batch norm's float32 factor inside
 the graph, which every runtime does once, when it loads the file; the safetensors file holds the same values. So torch
 and the other runtimes agree as closely as in full precision, at half the size. All the rest stays in float32: it is
-small, and the pillar feature net meets coordinates of 70 m.
+small, and the encoder meets coordinates of 70 m.
 """
 
 import copy
@@ -111,7 +111,7 @@ def head_difference(model: Network, runtime: Runtime, canvas: Floats) -> float:
     Args:
         model: The network on the CPU, in evaluation mode.
         runtime: The runtime.
-        canvas: (1, C, ny, nx) float32.
+        canvas: (1, C, H, W) float32.
     """
     with torch.inference_mode():
         expected = [head.numpy() for head in model.dense(torch.from_numpy(canvas))]

@@ -4,7 +4,7 @@ Weights are symmetric INT8 with a scale for each output; the maps that a layer r
 is below 0 (the canvas, and maps behind a ReLU), the zero point 0. The range of a map is the largest value that the
 calibration frames gave, or a percentile of all values; a layer's range is that of the map it reads.
 
-The pillar feature net stays in float, as coordinates of 70 m do not fit 8 bits, and so do the layers that
+The encoder stays in float, as coordinates of 70 m do not fit 8 bits, and so do the layers that
 ``pd-edge sensitivity`` finds dear: the last, and the two that read the first maps behind the canvas.
 """
 

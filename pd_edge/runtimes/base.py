@@ -33,7 +33,7 @@ class Runtime(Protocol):
         """Runs the dense part once.
 
         Args:
-            canvas: (1, C, ny, nx) float32 for the layout ``nchw``, (1, ny, nx, C) for ``nhwc``, C-contiguous. It is
+            canvas: (1, C, H, W) float32 for the layout ``nchw``, (1, H, W, C) for ``nhwc``, C-contiguous. It is
                 read in place, without a copy.
 
         Returns:

@@ -35,7 +35,7 @@ class OnnxRuntime:
 
         Args:
             path: The ONNX file.
-            canvas_shape: (1, C, ny, nx) of the model's grid.
+            canvas_shape: (1, C, H, W) of the model.
             threads: CPU threads; None leaves the choice to the runtime.
             precision: What the file computes in, as its name.
 

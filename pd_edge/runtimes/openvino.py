@@ -53,7 +53,7 @@ class OpenVinoRuntime:
 
         Args:
             path: The model, ``.onnx`` or ``.xml``.
-            canvas_shape: (1, C, ny, nx) of the model's grid.
+            canvas_shape: (1, C, H, W) of the model.
             threads: CPU threads; None leaves the choice to the runtime.
             arithmetic: ``fp32``, ``bf16`` or ``fp16``: how what the file has in float is computed.
             precision: What the network computes in, as its name.
