@@ -170,17 +170,17 @@ def _axis_overlap(centres: Floats, sizes: Floats, anchor_sizes: Floats, axis: An
         axis: Where the anchors stand.
 
     Returns:
-        (K, W) int64 places of the anchors in each interval's window, and (K, yaws, W) shared length [m], zero at
-        places off the grid.
+        (K, W) int64 places of the anchors in each interval's window, and (K, yaws, W) shared length [m]. The window
+        is no longer than the map, however large a box a teacher may see.
     """
     reach = (sizes.max(initial=0.0) + anchor_sizes.max()) / 2
-    first = np.floor((centres - reach - axis.start) / axis.step).astype(np.int64)
-    places = first[:, None] + np.arange(math.ceil(2 * reach / axis.step) + 2)
+    count = min(math.ceil(2 * reach / axis.step) + 2, axis.number)
+    first = np.floor((centres - reach - axis.start) / axis.step).clip(0, axis.number - count).astype(np.int64)
+    places = first[:, None] + np.arange(count)
     distance = np.abs(axis.start + (places + 0.5) * axis.step - centres[:, None])
     shared = (sizes[:, None, None] + anchor_sizes[:, None]) / 2 - distance[:, None, :]
     shared = np.minimum(shared, np.minimum(sizes[:, None], anchor_sizes)[:, :, None])
-    on_grid = (places >= 0) & (places < axis.number)
-    return places, np.where(on_grid[:, None, :], shared.clip(0), 0)
+    return places, shared.clip(0)
 
 
 def batch_targets(frames: Sequence[FrameTargets], model: ModelConfig) -> Targets:

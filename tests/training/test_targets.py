@@ -118,6 +118,14 @@ def test_object_off_the_grid_changes_nothing() -> None:
     assert not len(found.ignored)
 
 
+def test_a_box_larger_than_the_ground_takes_no_more_memory_than_the_map() -> None:
+    """Which a teacher that has hardly learned may see, and label distillation then assigns."""
+    found = ASSIGNER.assign(np.array([[5.0, 0.0, 0.0, 1e6, 1e6, 2.0, 0.0]], np.float32), np.array([0]))
+    cars = np.flatnonzero(np.arange(len(ANCHORS)) % 6 < 2)
+    assert set(found.positives) <= set(cars)
+    assert len(found.positives) > 0
+
+
 def test_class_without_objects_has_no_targets() -> None:
     found = ASSIGNER.assign(*random_boxes(1, 8))
     only_cars = ASSIGNER.assign(np.array([[10, 0, -1, 4, 1.6, 1.5, 0]], np.float32), np.array([0]))
