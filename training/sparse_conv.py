@@ -12,7 +12,7 @@ The gradients of features and weights share one gather, along the rulebook the o
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,13 @@ class Reached(NamedTuple):
             yield inputs, outs.view(size), places_met
 
 
+class Convolution(Protocol):
+    """A rulebook in a form that features can be convolved by."""
+
+    def convolve(self, features: Tensor, weight: Tensor) -> Tensor:
+        """Features (V, C) of the input sites and a weight (K, C, C') of the same type to (V', C') of that type."""
+
+
 class Rules(NamedTuple):
     """A rulebook from V input sites to V' output sites. Rows are int32: it travels from process to process.
 
@@ -93,6 +100,10 @@ class Rules(NamedTuple):
         """The same rulebook on another device."""
         reached = None if self.reached is None else self.reached.to(device)
         return Rules(self.neighbours.to(device, non_blocking=True), reached)
+
+    def convolve(self, features: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`Convolution`."""
+        return _SparseConv.apply(features, weight, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def backwards(self) -> Iterator[tuple[Tensor | slice, Tensor, Tensor]]:
         """The way of gradients: input rows, the output rows (n, P) that they reach, and the P places they do it at."""
@@ -204,14 +215,14 @@ class SparseConv(nn.Module):
         # He initialisation, but only over the places that meet a site: with all 27, values would shrink layer by layer.
         nn.init.normal_(self.weight, std=(2 / (MEETING * places * layer.inputs)) ** 0.5)
 
-    def forward(self, features: Tensor, rules: Rules) -> Tensor:
+    def forward(self, features: Tensor, rules: Convolution) -> Tensor:
         """Features (V, inputs) of the input sites to (V', outputs) of the output sites, in autocast's type if any."""
         weight: Tensor = self.weight
         device = features.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             features, weight = features.to(dtype), weight.to(dtype)
-        return _SparseConv.apply(features, weight, rules)  # type: ignore[no-any-return, no-untyped-call]
+        return rules.convolve(features, weight)
 
 
 class _SparseConv(torch.autograd.Function):

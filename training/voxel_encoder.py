@@ -18,7 +18,8 @@ from torch.nn import functional
 from pd_edge.config import SecondConfig
 from pd_edge.errors import DataError
 from pd_edge.training.network import EPSILON, MOMENTUM
-from pd_edge.training.sparse_conv import Rules, Sites, SparseConv, strided_rules, submanifold_rules
+from pd_edge.training.sparse_conv import Convolution, Rules, Sites, SparseConv, strided_rules, submanifold_rules
+from pd_edge.training.spconv_backend import fastest
 from pd_edge.voxels import SparseLayer, VoxelNet, grid_sizes, sparse_layers
 
 
@@ -114,7 +115,7 @@ class SparseBlock(nn.Module):
         self.conv = SparseConv(layer)
         self.norm = nn.BatchNorm1d(layer.outputs, eps=EPSILON, momentum=MOMENTUM)
 
-    def forward(self, features: Tensor, rules: Rules) -> Tensor:
+    def forward(self, features: Tensor, rules: Convolution) -> Tensor:
         """Features (V, C) of the input sites to (V', C') of the output sites."""
         rows: Tensor = self.conv(features, rules)
         if self.training and len(rows) < 2:
@@ -139,6 +140,8 @@ class SparseEncoder(nn.Module):
     The first layer, which meets coordinates, stays in float32 under autocast: bfloat16 resolves a quarter of a metre at
     60 m, five voxels.
 
+    On a GPU spconv convolves where it is installed (:mod:`pd_edge.training.spconv_backend`), with the same state dict.
+
     Source: Yan et al., SECOND (Sensors 2018), as mmdetection3d's SparseEncoder has it.
     """
 
@@ -151,11 +154,12 @@ class SparseEncoder(nn.Module):
 
     def forward(self, batch: VoxelBatch) -> Tensor:
         """The canvas (B, C, ny/8, nx/8), channels-last in memory, zero where no site is; C = channel*heights + iz."""
+        rulebooks = fastest(batch.rules, batch.features)
         first, *layers = self.layers
         with torch.autocast(batch.features.device.type, enabled=False):
-            rows = first(batch.features, batch.rules[0])
+            rows = first(batch.features, rulebooks[0])
         for layer, number in zip(layers, self._rulebooks[1:], strict=True):
-            rows = layer(rows, batch.rules[number])
+            rows = layer(rows, rulebooks[number])
         return self._canvas(rows, batch)
 
     def _canvas(self, rows: Tensor, batch: VoxelBatch) -> Tensor:
