@@ -5,13 +5,13 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pd_edge.training.second import Second
-from pd_edge.training.voxel_encoder import VoxelBatch, batch_voxels
 
 from pd_edge.config import ModelConfig, SecondConfig
 from pd_edge.pillars import pillarize
 from pd_edge.training.network import Network
 from pd_edge.training.pointpillars import PillarBatch, PointPillars, batch_pillars
+from pd_edge.training.second import Second
+from pd_edge.training.voxel_encoder import VoxelBatch, batch_voxels
 from pd_edge.voxels import voxelize
 
 Inputs: TypeAlias = PillarBatch | VoxelBatch

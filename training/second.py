@@ -8,10 +8,9 @@ Source: Yan et al., SECOND (Sensors 2018), as mmdetection3d configures it; Point
 quarter of the teacher's channels.
 """
 
-from pd_edge.training.voxel_encoder import SparseEncoder, VoxelBatch
-
 from pd_edge.config import SecondConfig
 from pd_edge.training.network import Encoded, Network
+from pd_edge.training.voxel_encoder import SparseEncoder, VoxelBatch
 from pd_edge.voxels import VoxelNet
 
 
