@@ -1,6 +1,6 @@
 """From scenes to the batches the loop trains on. All of it runs in the data loading process."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -68,8 +68,12 @@ class StepBatches(Dataset["Batch | DataError"]):
         return Batch(inputs, batch_targets(targets, self._model))
 
 
-def load_batches(scenes: Scenes, config: TrainConfig, share: Share, steps: range, *, pin: bool) -> Iterator[Batch]:
+def load_batches(
+    scenes: Scenes, config: TrainConfig, share: Share, steps: range, *, pin: bool
+) -> Generator[Batch, None, None]:
     """Loads the batches of some steps, in their order, ahead of their use where there are workers.
+
+    Close it where it is left early: its workers outlive signals, and a process that ends by a defect waits for them.
 
     Args:
         scenes: The training scenes.

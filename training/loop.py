@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,8 +118,9 @@ def train(
         first, end = run.resume() // per_step, math.ceil(min(stop_after or math.inf, config.samples) / per_step)
         steps = range(first, max(first, end))
         network = _distributed(run.learner, process.share)
-        batches = load_batches(scenes, config, process.share, steps, pin=process.device.type == "cuda")
-        with RunLog(out, config, steps, per_step, active=process.share.rank == 0) as log, StopRequest() as asked:
+        loaded = load_batches(scenes, config, process.share, steps, pin=process.device.type == "cuda")
+        log_of_run = RunLog(out, config, steps, per_step, active=process.share.rank == 0)
+        with closing(loaded) as batches, log_of_run as log, StopRequest() as asked:
             for step, batch in zip(steps, batches, strict=True):
                 rate = set_rates(run.optimiser, config.optimiser, step * per_step / config.samples)
                 losses = network(batch.to(process.device))

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from torch import Tensor
 
 from pd_edge.batch import detect_batch
 from pd_edge.config import GridConfig, PointPillarsConfig, dump_config
@@ -28,6 +30,7 @@ from pd_edge.detector import load
 from pd_edge.engines.onnx_export import export_bundle
 from pd_edge.errors import ConfigError, DataError, EngineError, TrainingError
 from pd_edge.kitti import Calibration, ObjectDataset, boxes_to_labels, write_object_frame
+from pd_edge.training.batches import Batch
 from pd_edge.training.checkpoint import (
     Checkpoint,
     find_weights,
@@ -40,6 +43,7 @@ from pd_edge.training.checkpoint import (
 )
 from pd_edge.training.config import CheckpointConfig, OptimiserConfig, TrainConfig
 from pd_edge.training.data_config import AugmentConfig, DataConfig, SourceConfig
+from pd_edge.training.learner import Detecting
 from pd_edge.training.loop import RESUMABLE, WeightAverage, one_cycle, train
 from pd_edge.training.pointpillars import PointPillars
 from pd_edge.training.run_log import git_revision, read_record
@@ -449,6 +453,21 @@ class FarScenes:
 def test_batch_without_points_is_one_clear_error(folder: Path, tmp_path: Path, workers: int) -> None:
     with pytest.raises(DataError, match=r"^samples 0 \.\. 1: 0 points or voxels inside the grid[^\n]*$"):
         train(configure(folder, workers=workers), tmp_path / "run", scenes=FarScenes())
+
+
+class Failing(Detecting):
+    """A learner with a defect."""
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        raise RuntimeError(f"no loss of {batch.inputs.size} frames")
+
+
+def test_a_defect_leaves_no_worker_behind(folder: Path, tmp_path: Path) -> None:
+    """One that outlives signals would keep the process from ending for good."""
+    with pytest.raises(RuntimeError, match="no loss of 2 frames") as error:
+        train(configure(folder, workers=1), tmp_path / "run", learner=Failing)
+    assert error.traceback  # as long as somebody looks at it, the frames of the run live
+    assert not multiprocessing.active_children()
 
 
 def test_cycle_starts_peaks_and_ends_as_configured() -> None:
