@@ -77,8 +77,7 @@ def net_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         return {"weight": (POINT_FEATURES, model.pillar_channels), "bias": (model.pillar_channels,)}
     shapes: dict[str, tuple[int, ...]] = {}
     for number, layer in enumerate(sparse_layers(model)):
-        places = int(np.prod(layer.kernel))
-        shapes[f"layers.{number}.weight"] = (places, layer.inputs, layer.outputs)
+        shapes[f"layers.{number}.weight"] = layer.weight_shape
         shapes[f"layers.{number}.bias"] = (layer.outputs,)
     return shapes
 

@@ -9,6 +9,7 @@ are the same in every runtime and for any order of the points. The readable nump
 ``native/voxels.cpp`` is :mod:`pd_edge.sparse`.
 """
 
+import math
 import os
 from typing import NamedTuple
 
@@ -56,6 +57,11 @@ class SparseLayer(NamedTuple):
     padding: Triple
     inputs: int
     outputs: int
+
+    @property
+    def weight_shape(self) -> Triple:
+        """(K, inputs, outputs), K the places of the kernel."""
+        return math.prod(self.kernel), self.inputs, self.outputs
 
 
 class VoxelNet(NamedTuple):
@@ -182,9 +188,8 @@ def check_voxel_net(net: VoxelNet, model: SecondConfig) -> None:
             f"{len(layers)} sparse layers; export anew"
         )
     for i, (layer, weight, bias) in enumerate(zip(layers, net.weights, net.biases, strict=True)):
-        shape = (int(np.prod(layer.kernel)), layer.inputs, layer.outputs)
-        _check_array(f"weight {i}", weight, shape)
-        _check_array(f"bias {i}", bias, shape[2:])
+        _check_array(f"weight {i}", weight, layer.weight_shape)
+        _check_array(f"bias {i}", bias, (layer.outputs,))
 
 
 def _check_array(name: str, array: Floats, shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ The gradients of features and weights share one gather, along the rulebook the o
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -166,8 +167,7 @@ def strided_rules(sites: Sites, layer: SparseLayer) -> tuple[Sites, Rules]:
         places=torch.cat([places for _, places, _ in groups]),
         sizes=[list(keys.shape) for _, _, keys in groups],
     )
-    kernel = layer.kernel[0] * layer.kernel[1] * layer.kernel[2]
-    neighbours = reached.inputs.new_full((len(found) + 1, kernel), len(sites.keys))
+    neighbours = reached.inputs.new_full((len(found) + 1, layer.weight_shape[0]), len(sites.keys))
     for inputs, outs, places in reached.groups():
         neighbours[outs, places] = inputs[:, None]
     return Sites(found, size), Rules(neighbours[:-1], reached)
@@ -179,7 +179,7 @@ def _groups(sites: Sites, layer: SparseLayer, size: Triple) -> Iterator[tuple[Te
     ahead = [place + padding for place, padding in zip(axes, layer.padding, strict=True)]
     last = [each.div(stride, rounding_mode="floor") for each, stride in zip(ahead, layer.stride, strict=True)]
     rests = [each - one * stride for each, one, stride in zip(ahead, last, layer.stride, strict=True)]
-    kernel = torch.arange(layer.kernel[0] * layer.kernel[1] * layer.kernel[2], device=frame.device).view(layer.kernel)
+    kernel = torch.arange(layer.weight_shape[0], device=frame.device).view(layer.kernel)
     for rest in itertools.product(*map(range, layer.stride)):
         rows = ((rests[0] == rest[0]) & (rests[1] == rest[1]) & (rests[2] == rest[2])).nonzero().squeeze(1)
         places = kernel[tuple(slice(first, None, stride) for first, stride in zip(rest, layer.stride, strict=True))]
@@ -210,10 +210,9 @@ class SparseConv(nn.Module):
 
     def __init__(self, layer: SparseLayer) -> None:
         super().__init__()
-        places = layer.kernel[0] * layer.kernel[1] * layer.kernel[2]
-        self.weight = nn.Parameter(torch.empty(places, layer.inputs, layer.outputs))
+        self.weight = nn.Parameter(torch.empty(layer.weight_shape))
         # He initialisation, but only over the places that meet a site: with all 27, values would shrink layer by layer.
-        nn.init.normal_(self.weight, std=(2 / (MEETING * places * layer.inputs)) ** 0.5)
+        nn.init.normal_(self.weight, std=(2 / (MEETING * math.prod(layer.weight_shape[:2]))) ** 0.5)
 
     def forward(self, features: Tensor, rules: Convolution) -> Tensor:
         """Features (V, inputs) of the input sites to (V', outputs) of the output sites, in autocast's type if any."""

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from pd_edge.config import DetectorConfig, GridConfig, PointPillarsConfig, dump_config
+from pd_edge.config import GridConfig, PointPillarsConfig, dump_config
 from pd_edge.errors import ConfigError, EngineError
 from pd_edge.pillars import pillarize
 from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, save_tensors, tensors_sha256
@@ -25,7 +25,8 @@ from pd_edge.training.loop import train
 from pd_edge.training.network import Activations
 from pd_edge.training.pointpillars import PillarBatch, PointPillars, batch_pillars
 from pd_edge.training.run_log import read_record
-from pd_edge.training.scene import Scene
+
+from .teaching import OneScene, write_teacher
 
 GRID = GridConfig(x_max=20.48, y_min=-5.12, y_max=5.12)
 TEACHER = PointPillarsConfig(
@@ -34,27 +35,11 @@ TEACHER = PointPillarsConfig(
 STUDENT = TEACHER.model_copy(update={"pillar_channels": 8, "backbone_channels": (8, 16, 16), "neck_channels": 8})
 
 
-class OneScene:
-    """The same car and pedestrian for every sample."""
-
-    def __init__(self, cloud: npt.NDArray[np.float32]) -> None:
-        boxes = np.array([[8.0, 1.0, -1.0, 3.9, 1.6, 1.56, 0.3], [14.0, -3.0, 0.2, 0.8, 0.6, 1.73, 0.0]], np.float32)
-        self._scene = Scene(cloud, boxes, np.array([0, 1]))
-
-    def scene(self, sample_number: int) -> Scene:
-        return self._scene
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher's weights with its configuration beside them; it sees objects everywhere."""
-    folder = tmp_path_factory.mktemp("teacher")
     torch.manual_seed(5)
-    model = PointPillars(TEACHER)
-    model.head.state_dict()["bias"][: model.head_channels[0]] = 0.1
-    save_tensors(model.state_dict(), folder / "model.safetensors")
-    dump_config(DetectorConfig(model=TEACHER), folder / "config.yaml")
-    return folder
+    return write_teacher(PointPillars(TEACHER), tmp_path_factory.mktemp("teacher"))
 
 
 def configure(teacher: Path, method: str, **changes: Any) -> DistillConfig:

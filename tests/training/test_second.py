@@ -27,9 +27,10 @@ from pd_edge.training.distillation import DistillConfig, distil, load_teacher, m
 from pd_edge.training.loop import train
 from pd_edge.training.networks import build_network, network_inputs
 from pd_edge.training.rivals.guided_init import GuidedInit, GuidedInitConfig
-from pd_edge.training.scene import Scene
 from pd_edge.training.second import Second, student_4x_config, student_16x_config, teacher_config
 from pd_edge.training.study import StudyConfig, cells
+
+from .teaching import OneScene, write_teacher
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
 GRID = VoxelGridConfig(x_max=12.8, y_min=-3.2, y_max=3.2)
@@ -50,6 +51,8 @@ STUDENT = TEACHER.model_copy(
         "neck_channels": 8,
     }
 )
+PLACES = ((7.0, 1.0), (10.0, -2.0))
+"""Of the car and the pedestrian, within the grid."""
 OVER_STAGES: dict[str, dict[str, Any]] = {
     "pointdistiller": {"where": "stages", "pillars": 64, "neighbours": 16},
     "attention-transfer": {"layers": ["stage1", "stage2"]},
@@ -60,27 +63,11 @@ OVER_STAGES: dict[str, dict[str, Any]] = {
 """What methods have to be told of a detector with two stages and no pillars."""
 
 
-class OneScene:
-    """The same car and pedestrian for every sample."""
-
-    def __init__(self, cloud: npt.NDArray[np.float32]) -> None:
-        boxes = np.array([[7.0, 1.0, -1.0, 3.9, 1.6, 1.56, 0.3], [10.0, -2.0, 0.2, 0.8, 0.6, 1.73, 0.0]], np.float32)
-        self._scene = Scene(cloud, boxes, np.array([0, 1]))
-
-    def scene(self, sample_number: int) -> Scene:
-        return self._scene
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher's weights with its configuration beside them; it sees objects everywhere."""
-    folder = tmp_path_factory.mktemp("second-teacher")
     torch.manual_seed(5)
-    model = Second(TEACHER)
-    model.head.state_dict()["bias"][: model.head_channels[0]] = 0.1
-    save_tensors(model.state_dict(), folder / "model.safetensors")
-    dump_config(DetectorConfig(model=TEACHER), folder / "config.yaml")
-    return folder
+    return write_teacher(Second(TEACHER), tmp_path_factory.mktemp("second-teacher"))
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -133,7 +120,7 @@ def test_frames_of_a_batch_do_not_see_each_other(tiny_cloud: npt.NDArray[np.floa
 
 
 def test_a_run_learns_and_goes_on_where_it_stopped(tiny_cloud: npt.NDArray[np.float32], tmp_path: Path) -> None:
-    config, scenes = TrainConfig.model_validate(settings(samples=16)), OneScene(tiny_cloud)
+    config, scenes = TrainConfig.model_validate(settings(samples=16)), OneScene(tiny_cloud, *PLACES)
     whole = load_file(train(config, tmp_path / "whole", scenes=scenes))
     train(config, tmp_path / "parts", scenes=scenes, stop_after=8)
     parts = load_file(train(config, tmp_path / "parts", scenes=scenes))
@@ -155,7 +142,9 @@ def test_a_run_uses_the_detector_s_own_assignment() -> None:
 def test_every_method_teaches_a_detector_of_voxels(
     method: str, teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
-    student = load_file(distil(taught(teacher, method, samples=4), tmp_path / "run", scenes=OneScene(tiny_cloud)))
+    student = load_file(
+        distil(taught(teacher, method, samples=4), tmp_path / "run", scenes=OneScene(tiny_cloud, *PLACES))
+    )
     plain = Second(STUDENT).state_dict()
     assert {name: value.shape for name, value in student.items()} == {name: each.shape for name, each in plain.items()}
     log = (tmp_path / "run" / "train.log").read_text()
@@ -165,7 +154,7 @@ def test_every_method_teaches_a_detector_of_voxels(
 def test_pointdistiller_compares_both_stages_with_weights_that_act(
     teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
-    distil(taught(teacher, "pointdistiller", samples=2), tmp_path / "run", scenes=OneScene(tiny_cloud))
+    distil(taught(teacher, "pointdistiller", samples=2), tmp_path / "run", scenes=OneScene(tiny_cloud, *PLACES))
     log = (tmp_path / "run" / "train.log").read_text()
     for stage in range(2):
         selected, effective = (
@@ -188,7 +177,7 @@ def test_what_the_detector_does_not_have_is_refused(
 ) -> None:
     config = taught(teacher, "none", distillation=method)
     with pytest.raises(ConfigError, match=message):
-        distil(config, tmp_path / "run", scenes=OneScene(tiny_cloud))
+        distil(config, tmp_path / "run", scenes=OneScene(tiny_cloud, *PLACES))
 
 
 def test_a_teacher_of_another_kind_is_refused(teacher: Path, tmp_path: Path) -> None:
