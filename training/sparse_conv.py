@@ -247,13 +247,14 @@ class _SparseConv(torch.autograd.Function):
         by_output = _ended(by_output.to(features.dtype))
         for inputs, outputs, places in ctx.rules.backwards():
             matrix, rows = weight[places].transpose(1, 2).flatten(0, 1), features[inputs]
-            by_matrix = torch.zeros_like(matrix, dtype=torch.promote_types(matrix.dtype, torch.float32))
+            by_matrix = matrix.new_zeros(matrix.T.shape, dtype=torch.promote_types(matrix.dtype, torch.float32))
+            by_chunk = matrix.new_empty(by_matrix.shape)
             by_rows = torch.empty_like(rows)
             for some, gathered in _gather(by_output, outputs):
                 torch.mm(gathered, matrix, out=by_rows[some])
-                by_matrix += torch.mm(gathered.T, rows[some], out=torch.empty_like(matrix))  # out: not for autocast
+                by_matrix += torch.mm(rows[some].T, gathered, out=by_chunk)  # out: not for autocast
             by_features[inputs] = by_rows
-            by_weight[places] = by_matrix.view(len(places), -1, len(matrix.T)).transpose(1, 2).to(weight.dtype)
+            by_weight[places] = by_matrix.view(len(by_matrix), len(places), -1).transpose(0, 1).to(weight.dtype)
         return by_features if ctx.needs_input_grad[0] else None, by_weight, None
 
 
