@@ -358,7 +358,7 @@ def parse_config(data: Any, kind: type[ConfigT], source: str) -> ConfigT:
 
 def _problem(error: "ErrorDetails", kind: type[BaseModel]) -> str:
     """One of pydantic's errors in words; an unknown key with the known one that it resembles."""
-    place, known = _look_up(kind, error["loc"])
+    place, known, elsewhere = _look_up(kind, error["loc"])
     where = ".".join(place) or "the file"
     if error["type"] == "union_tag_invalid":
         return f"{where}: {error['ctx']['tag']!r} is unknown; use one of {error['ctx']['expected_tags']}"
@@ -367,37 +367,49 @@ def _problem(error: "ErrorDetails", kind: type[BaseModel]) -> str:
         return f"{where}: expected names with values, {tag} one of the names (got {error['input']!r:.80})"
     if error["type"] != "extra_forbidden":
         return f"{where}: {error['msg']} (got {error['input']!r:.80})"
+    if place[-1] in elsewhere:
+        return f"{where}: unknown key; it goes with {elsewhere[place[-1]]}"
     close = difflib.get_close_matches(place[-1], known, 1)
     advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}" if known else "take it out"
     return f"{where}: unknown key; {advice}"
 
 
-def _look_up(kind: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str]]:
-    """A place that pydantic names, as a file has it, and the keys that are known there.
+def _look_up(kind: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[str], dict[str, str]]:
+    """A place that pydantic names, as a file has it; the keys that are known there; and those known to others.
 
-    Where one of several configurations may stand, pydantic puts its tag between two keys. No keys are known where the
-    place leads through a list or table.
+    Where one of several configurations may stand, pydantic puts its tag between two keys; each key that only others
+    have comes with the line that asks for them, as ``detector: second``. No keys are known where the place leads
+    through a list or table.
     """
     place: list[str] = []
     known: list[str] = []
+    elsewhere: dict[str, str] = {}
+    beside: dict[str, str] = {}
     there: Any = kind
     for step in map(str, loc):
-        member = _member(there, step)
-        if member is not None:
-            there = member
+        members = _members(there)
+        if step in members:
+            there = members[step][1]
+            beside = {key: f"{name}: {tag}" for tag, (name, each) in members.items() for key in each.model_fields}
             continue
         place.append(step)
+        elsewhere, beside = beside, {}
         fields = there.model_fields if isinstance(there, type) and issubclass(there, BaseModel) else {}
         known = list(fields)
         there = fields[step].annotation if step in fields else None
-    return place, known
+    return place, known, elsewhere
 
 
-def _member(union: Any, tag: str) -> type[BaseModel] | None:
-    """The configuration of a union that a tag stands for: the value that one of its fields always has."""
+def _members(union: Any) -> dict[str, tuple[str, type[BaseModel]]]:
+    """The configurations of a union by tag, the one value that one of their fields may have; with that field's name."""
     members = [get_args(each)[0] if get_origin(each) is Annotated else each for each in get_args(union)]
     configs = [each for each in members if isinstance(each, type) and issubclass(each, BaseModel)]
-    return next((each for each in configs if tag in [field.default for field in each.model_fields.values()]), None)
+    return {
+        str(field.default): (name, each)
+        for each in configs
+        for name, field in each.model_fields.items()
+        if get_origin(field.annotation) is Literal and get_args(field.annotation) == (field.default,)
+    }
 
 
 def dump_config(config: Config, path: Path) -> None:

@@ -34,6 +34,15 @@ SECOND = {
             {"model": {**SECOND, "detector": "Second"}},
             "model: 'Second' is unknown; use one of 'pointpillars', 'second'",
         ),
+        (
+            {"model": {**MODEL, "sparse_channels": [1]}},
+            "model.sparse_channels: unknown key; it goes with detector: second",
+        ),
+        (
+            {"model": {**SECOND, "pillar_channels": 8}},
+            "model.pillar_channels: unknown key; it goes with detector: pointpillars",
+        ),
+        ({"model": {**MODEL, "grid": {"sparse_channels": 1}}}, "model.grid.sparse_channels: unknown key; known are"),
         ({"model": {**SECOND, "grid": {"hight": 0.1}}}, "model.grid.hight: unknown key; did you mean height?"),
         ({"model": {**SECOND, "grid": {"z_max": -0.8}}}, "22 voxels above each other leave none after the sparse"),
         ({"model": {**SECOND, "grid": {"z_max": 3.3}}}, "make it a whole number of them, at most 62"),
