@@ -178,7 +178,8 @@ def distil(
             another teacher, be it under the same path.
         EngineError: The teacher's weights cannot be read.
     """
-    teacher = load_teacher(config.teacher, config.model)
+    asked = METHODS[type(config.distillation)].compares or config.unlabelled is not None
+    teacher = load_teacher(config.teacher, config.model, asked=asked)
     sha256 = tensors_sha256(teacher.state_dict())
 
     def learner(student: Network, _: TrainConfig) -> Distilling:
@@ -215,12 +216,17 @@ def open_scenes(
     return training_dataset(config.data, config.model, config.augment, config.seed, cache, more=more)
 
 
-def load_teacher(path: Path, student: ModelConfig) -> Network:
+def load_teacher(path: Path, student: ModelConfig, *, asked: bool = True) -> Network:
     """A teacher, laid out on the student's grid.
 
     The network is the same at every place, so a student may see a smaller or larger part of the ground; the size of a
     cell and the heights have to agree. Anchors that are spread over a range are not the same at every place: where
-    there is one, the grids have to agree altogether.
+    there is one, the grids have to agree altogether, unless the teacher is not asked.
+
+    Args:
+        path: Model folder, run folder or weights file.
+        student: The student's network.
+        asked: Whether the teacher is asked about scenes; if not, its weights are all that is taken from it.
 
     Raises:
         ConfigError: The teacher is another detector, or its cells, heights, classes, direction bins or anchors are not
@@ -228,10 +234,11 @@ def load_teacher(path: Path, student: ModelConfig) -> Network:
         EngineError: The teacher's weights cannot be read.
     """
     teacher, detector = load_model(path)
-    ground = () if student.anchor_range is None else ("grid.x_min", "grid.x_max", "grid.y_min", "grid.y_max")
+    edges = ("grid.x_min", "grid.x_max", "grid.y_min", "grid.y_max")
+    anchors = ("anchor_range", *(() if student.anchor_range is None else edges)) if asked else ()
     height = ("grid.height",) if isinstance(student, SecondConfig) else ()
     heights = ("grid.cell", *height, "grid.z_min", "grid.z_max")
-    for name in ("detector", *heights, "classes", "direction_offset", "anchor_range", *ground):
+    for name in ("detector", *heights, "classes", "direction_offset", *anchors):
         theirs, ours = (attrgetter(name)(model) for model in (detector.model, student))
         if theirs != ours:
             raise ConfigError(

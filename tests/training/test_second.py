@@ -21,9 +21,9 @@ from pd_edge.config import (
 )
 from pd_edge.errors import ConfigError
 from pd_edge.training.checkpoint import load_model, save_tensors
-from pd_edge.training.config import SECOND_THRESHOLDS, CheckpointConfig, TrainConfig
+from pd_edge.training.config import SECOND_THRESHOLDS, CheckpointConfig, OptimiserConfig, TrainConfig
 from pd_edge.training.data_config import DataConfig, SourceConfig
-from pd_edge.training.distillation import DistillConfig, distil, load_teacher, make_method, method_names
+from pd_edge.training.distillation import DistillConfig, distil, load_teacher, make_method, method_names, parse_run
 from pd_edge.training.loop import train
 from pd_edge.training.networks import build_network, network_inputs
 from pd_edge.training.rivals.guided_init import GuidedInit, GuidedInitConfig
@@ -201,6 +201,25 @@ def test_a_teacher_sees_the_same_on_a_part_of_its_grid(tmp_path: Path, tiny_clou
     torch.testing.assert_close(second, first[..., : second.shape[-1]])
 
 
+def test_a_student_starts_from_a_teacher_of_less_ground(
+    teacher: Path, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    """Anchors spread over the ground stand elsewhere then, which counts where the teacher is asked, and only there."""
+    wide = STUDENT.model_copy(
+        update={"grid": GRID.model_copy(update={"x_max": 19.2}), "anchor_range": (0, -3.2, 19.2, 3.2)}
+    )
+    scenes = OneScene(tiny_cloud, *PLACES)
+    with pytest.raises(ConfigError, match=r"its anchor_range is \(0.0, -3.2, 12.8, 3.2\), the student's"):
+        distil(taught(teacher, "fitnets", model=wide.model_dump()), tmp_path / "asked", scenes=scenes)
+    still = OptimiserConfig(start_lr=1e-12, peak_lr=1e-12, weight_decay=0)
+    config = taught(teacher, "guided-init", model=wide.model_dump(), samples=2, ema_decay=0, optimiser=still)
+    student = load_file(distil(config, tmp_path / "started", scenes=scenes))
+    kept = [*range(STUDENT.neck_channels), *range(TEACHER.neck_channels, TEACHER.neck_channels + STUDENT.neck_channels)]
+    torch.testing.assert_close(
+        student["head.weight"], load_file(teacher / "model.safetensors")["head.weight"][:, kept], rtol=0, atol=1e-9
+    )
+
+
 @pytest.mark.parametrize("channels", ["first", "scale"])
 def test_a_student_as_wide_as_its_teacher_starts_as_its_copy(
     channels: str, tiny_cloud: npt.NDArray[np.float32]
@@ -240,10 +259,15 @@ def test_the_table_of_networks_knows_both() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [("second-teacher", teacher_config()), ("second-4x-nokd", student_4x_config())]
+    ("name", "model"),
+    [
+        ("second-teacher", teacher_config()),
+        ("second-4x", student_4x_config()),
+        ("second-4x-nokd", student_4x_config()),
+    ],
 )
 def test_the_configurations_that_come_along_are_of_these_sizes(name: str, model: SecondConfig) -> None:
-    config = load_config(CONFIGS / f"{name}.yaml", TrainConfig)
+    config = parse_run(CONFIGS / f"{name}.yaml")
     assert config.model == model
     assert config.thresholds == SECOND_THRESHOLDS
     assert config.optimiser.clip_norm == 10
