@@ -367,10 +367,10 @@ def _problem(error: "ErrorDetails", kind: type[BaseModel]) -> str:
         return f"{where}: expected names with values, {tag} one of the names (got {error['input']!r:.80})"
     if error["type"] != "extra_forbidden":
         return f"{where}: {error['msg']} (got {error['input']!r:.80})"
-    if place[-1] in elsewhere:
-        return f"{where}: unknown key; it goes with {elsewhere[place[-1]]}"
     close = difflib.get_close_matches(place[-1], known, 1)
     advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}" if known else "take it out"
+    if place[-1] in elsewhere:
+        advice = f"it goes with {elsewhere[place[-1]]}" + (f"; or {advice}" if close else "")
     return f"{where}: unknown key; {advice}"
 
 
@@ -389,8 +389,7 @@ def _look_up(kind: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str]
     for step in map(str, loc):
         members = _members(there)
         if step in members:
-            there = members[step][1]
-            beside = {key: f"{name}: {tag}" for tag, (name, each) in members.items() for key in each.model_fields}
+            there, beside = members[step][1], _owners(members)
             continue
         place.append(step)
         elsewhere, beside = beside, {}
@@ -410,6 +409,16 @@ def _members(union: Any) -> dict[str, tuple[str, type[BaseModel]]]:
         for name, field in each.model_fields.items()
         if get_origin(field.annotation) is Literal and get_args(field.annotation) == (field.default,)
     }
+
+
+def _owners(members: dict[str, tuple[str, type[BaseModel]]]) -> dict[str, str]:
+    """Each key of a union's configurations with the line that asks for one that has it, and all values it may have."""
+    tags: dict[str, list[str]] = {}
+    for tag, (_, each) in members.items():
+        for key in each.model_fields:
+            tags.setdefault(key, []).append(tag)
+    (name,) = {name for name, _ in members.values()}
+    return {key: f"{name}: {' or '.join(having)}" for key, having in tags.items()}
 
 
 def dump_config(config: Config, path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from pd_edge.config import GridConfig, PointPillarsConfig, dump_config
+from pd_edge.config import GridConfig, PointPillarsConfig, dump_config, parse_config
 from pd_edge.errors import ConfigError, EngineError
 from pd_edge.pillars import pillarize
 from pd_edge.training.checkpoint import list_checkpoints, load_checkpoint, save_tensors, tensors_sha256
@@ -55,6 +55,23 @@ def configure(teacher: Path, method: str, **changes: Any) -> DistillConfig:
         "distillation": {"method": method},
     }
     return DistillConfig.model_validate(settings | changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"method": "guided-init", "tau": 1}, "distillation.tau: unknown key; it goes with method: pointdistiller"),
+        (
+            {"method": "fitnets", "layers": ["neck"]},
+            "similarity or overhaul or attention-nonlocal; or did you mean layer?",
+        ),
+    ],
+)
+def test_a_key_of_other_methods_is_told_with_all_of_them(settings: dict[str, object], told: str) -> None:
+    data = {"model": STUDENT.model_dump(), "data": {"sources": [{"root": "x"}]}, "samples": 1, "teacher": "t"}
+    with pytest.raises(ConfigError) as error:
+        parse_config({**data, "distillation": settings}, DistillConfig, "file.yaml")
+    assert told in str(error.value)
 
 
 @pytest.mark.parametrize("method", method_names())
