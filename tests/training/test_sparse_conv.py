@@ -3,6 +3,7 @@
 import itertools
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from pd_edge.native import _voxels
 from pd_edge.training import sparse_conv
 from pd_edge.training.sparse_conv import Rules, Sites, SparseConv, strided_rules, submanifold_rules
 from pd_edge.voxels import SparseLayer, Triple
@@ -26,6 +28,11 @@ LAYERS = {
     "kernel shorter than the stride": STRIDED._replace(kernel=(1, 3, 1), padding=(0, 1, 0)),
     "heights alone": STRIDED._replace(kernel=(3, 1, 1), stride=(2, 1, 1), padding=(0, 0, 0)),
 }
+TALL = {
+    **{name: layer for name, layer in LAYERS.items() if layer.kernel[0] == 3},
+    "tall kernel, shorter than the stride": STRIDED._replace(kernel=(3, 3, 1), padding=(0, 1, 0)),
+}
+"""Those that rulebooks are built for in C++."""
 EACH_LAYER = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 
 
@@ -135,6 +142,44 @@ def test_the_finest_grid_needs_no_table() -> None:
     outputs, _ = strided_rules(sites, STRIDED)
     assert outputs.size == (21, 800, 704)
     assert outputs.keys[-1] == 4 * 21 * 800 * 704 - 1
+
+
+def check_native(mask: Tensor, layer: SparseLayer) -> None:
+    """Holds the rulebook that C++ builds against that of torch, number by number, and the sites."""
+    each = case(mask, layer)
+    frames = [sites_of(one[None]).keys.numpy() for one in mask]
+    (book,), last = _voxels.rulebooks(frames, each.sites.size, [layer[:4]])
+    neighbours, reached = book
+    assert np.array_equal(neighbours, each.rules.neighbours)
+    assert np.array_equal(last, each.outputs.keys)
+    if each.rules.reached is None:
+        assert reached is None
+        return
+    assert reached is not None
+    inputs, outputs, places, sizes = reached
+    expected = each.rules.reached
+    assert sizes == expected.sizes
+    for found, wanted in ((inputs, expected.inputs), (outputs, expected.outputs), (places, expected.places)):
+        assert torch.equal(torch.from_numpy(found), wanted)
+
+
+@pytest.mark.parametrize("layer", TALL.values(), ids=TALL)
+@pytest.mark.parametrize(("frames", "part"), [(1, 0.1), (2, 0.4), (3, 0.15), (1, 1.0), (2, 0.0)])
+def test_native_rulebooks_are_the_same(layer: SparseLayer, frames: int, part: float) -> None:
+    check_native(some_mask(frames, part), layer)
+    check_native(some_mask(frames, part, (5, 30, 40)), layer)
+
+
+@given(sites=st.sets(st.integers(0, 2 * 5 * 4 * 3 - 1), max_size=40), layer=st.sampled_from(list(TALL.values())))
+def test_native_rulebooks_of_any_sites(sites: set[int], layer: SparseLayer) -> None:
+    mask = torch.zeros(2 * 5 * 4 * 3, dtype=torch.bool)
+    mask[list(sites)] = True
+    check_native(mask.view(2, 5, 4, 3), layer)
+
+
+def test_a_low_kernel_is_refused_in_cpp() -> None:
+    with pytest.raises(ValueError, match="a kernel is 3 high"):
+        _voxels.rulebooks([], SIZE, [LAYERS["flat kernel"][:4]])
 
 
 @EACH_LAYER
