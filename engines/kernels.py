@@ -18,7 +18,7 @@ import numpy as np
 import pd_edge.native
 from pd_edge.config import GridConfig
 from pd_edge.errors import EngineError
-from pd_edge.pillars import _Constants, _constants
+from pd_edge.pillars import GridConstants, grid_constants
 
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
 """Compute capabilities of the fatbin; PTX of the first serves all later ones. 87 is Orin, 110 is Thor."""
@@ -50,7 +50,7 @@ _NVRTC_HEADERS = {
 
 
 class _Grid(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32 if name in {"nx", "ny"} else ctypes.c_float) for name in _Constants._fields]
+    _fields_ = [(name, ctypes.c_int32 if name in {"nx", "ny"} else ctypes.c_float) for name in GridConstants._fields]
 
 
 class Voxelization(ctypes.Structure):
@@ -103,7 +103,7 @@ class Encoding(ctypes.Structure):
 
 def grid_argument(grid: GridConfig) -> ctypes.Structure:
     """The grid as the kernels take it, in :class:`Voxelization`."""
-    return _Grid(**_constants(grid)._asdict())
+    return _Grid(**grid_constants(grid)._asdict())
 
 
 def planar_canvas(address: int, channels: int, grid: GridConfig) -> Canvas:

@@ -23,7 +23,7 @@ import numpy as np
 from pd_edge.bundle import CANVAS
 from pd_edge.config import GridConfig
 from pd_edge.errors import MissingExtraError
-from pd_edge.pillars import PillarNet, _Constants, _constants
+from pd_edge.pillars import GridConstants, PillarNet, grid_constants
 
 try:
     from onnx import TensorProto, helper
@@ -57,7 +57,7 @@ def add_plugin_points(graph: GraphWriter, net: PillarNet, grid: GridConfig, maps
     Returns:
         The name of the canvas (1, C, ny, nx).
     """
-    constants = _constants(grid)
+    constants = grid_constants(grid)
     numbers = {name: int(each) if name in ("nx", "ny") else float(each) for name, each in constants._asdict().items()}
     outputs = ["features", "cell"]
     graph.nodes.append(
@@ -73,7 +73,7 @@ def add_plain_points(graph: GraphWriter, net: PillarNet, grid: GridConfig, maps:
 
     A point outside the grid, or with a NaN, takes part as zeros in cell 0, which change neither sum nor maximum.
     """
-    g = _constants(grid)
+    g = grid_constants(grid)
     inside, place = _add_place(graph, g)
     cell = _add_cell(graph, place, g)
     features = _add_features(graph, inside, place, cell, g)
@@ -92,7 +92,7 @@ def _add_net(graph: GraphWriter, net: PillarNet, features: str) -> str:
     return graph.node("Relu", [graph.node("Add", [product, bias], "pillar_net.sum")], "pillar_net")
 
 
-def _add_place(graph: GraphWriter, g: _Constants) -> tuple[str, str]:
+def _add_place(graph: GraphWriter, g: GridConstants) -> tuple[str, str]:
     """Whether each point lies in the grid (N, 1), 1 or 0, and its column and row (N, 2), 0 outside; float32.
 
     All conditions are two comparisons of (column, row, z, intensity): an intensity has to be finite only.
@@ -113,14 +113,14 @@ def _add_place(graph: GraphWriter, g: _Constants) -> tuple[str, str]:
     return inside, graph.node("Where", [mask, graph.node("Floor", [uv], "uv.floor"), zero], "place")
 
 
-def _add_cell(graph: GraphWriter, place: str, g: _Constants) -> str:
+def _add_cell(graph: GraphWriter, place: str, g: GridConstants) -> str:
     """The flat cell iy * nx + ix of each point (N, 1) int64."""
     whole = graph.node("Cast", [place], "place.int", to=TensorProto.INT64)
     strides = graph.constant("grid.strides", np.array([[1, g.nx]], np.int64))
     return graph.node("ReduceSum", [graph.node("Mul", [whole, strides], "place.flat"), "columns"], "cell")
 
 
-def _add_features(graph: GraphWriter, inside: str, place: str, cell: str, g: _Constants) -> str:
+def _add_features(graph: GraphWriter, inside: str, place: str, cell: str, g: GridConstants) -> str:
     """The ten features of each point (N, 10) float32, zero for a point outside but for its offset to a centre."""
     xyz = _add_columns(graph, "points.inside", "points.xyz", 0, 3)
     size = graph.constant("grid.cell", np.array(g.cell))

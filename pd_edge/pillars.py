@@ -60,7 +60,7 @@ class PillarNet(NamedTuple):
     bias: Floats
 
 
-class _Constants(NamedTuple):
+class GridConstants(NamedTuple):
     """The grid as the float32 numbers both twins compute with."""
 
     scale: np.float32
@@ -76,10 +76,15 @@ class _Constants(NamedTuple):
     ny: int
 
 
-def _constants(grid: GridConfig) -> _Constants:
+def grid_constants(grid: GridConfig) -> GridConstants:
+    """The constants of a grid.
+
+    Raises:
+        ConfigError: It has more cells than 32 bits number.
+    """
     if grid.nx * grid.ny >= 2**31:
         raise ConfigError(f"a grid of {grid.nx} x {grid.ny} cells has no 32-bit cell number; use larger cells")
-    return _Constants(
+    return GridConstants(
         scale=grid.scale,
         x_offset=grid.x_offset,
         y_offset=grid.y_offset,
@@ -95,10 +100,15 @@ def _constants(grid: GridConfig) -> _Constants:
 
 
 def _native_grid(grid: GridConfig) -> _pillars.Grid:
-    return _pillars.Grid(**_constants(grid)._asdict())
+    return _pillars.Grid(**grid_constants(grid)._asdict())
 
 
-def _check_points(points: Floats, grid: GridConfig) -> Floats:
+def check_points(points: Floats, grid: GridConfig) -> Floats:
+    """The cloud (N, 4), contiguous.
+
+    Raises:
+        DataError: Wrong dtype or shape, or more points than the sums of a pillar or voxel hold.
+    """
     if points.ndim != 2 or points.shape[1] != 4 or points.dtype != np.float32:
         raise DataError(
             f"points are {points.dtype} of shape {points.shape}, expected float32 (N, 4): x y z [m] and intensity; "
@@ -124,13 +134,13 @@ def point_cells(points: Floats, grid: GridConfig) -> Ints:
     Raises:
         DataError: Wrong dtype or shape.
     """
-    return _pillars.point_cells(_check_points(points, grid), _native_grid(grid))
+    return _pillars.point_cells(check_points(points, grid), _native_grid(grid))
 
 
 def point_cells_reference(points: Floats, grid: GridConfig) -> Ints:
     """Numpy twin of :func:`point_cells`."""
-    g = _constants(grid)
-    x, y, z, intensity = _check_points(points, grid).T
+    g = grid_constants(grid)
+    x, y, z, intensity = check_points(points, grid).T
     with np.errstate(over="ignore", invalid="ignore"):  # a far or NaN coordinate is simply outside
         column = np.floor(x * g.scale + g.x_offset)
         row = np.floor(y * g.scale + g.y_offset)
@@ -157,12 +167,12 @@ def pillarize(points: Floats, grid: GridConfig) -> Pillars:
     Source: ten features as in OpenPCDet's PillarVFE (absolute coordinates kept, unlike mmdetection3d's legacy mode,
     which overwrites x and y); no padding, unlike both.
     """
-    return Pillars(*_pillars.pillarize(_check_points(points, grid), _native_grid(grid)))
+    return Pillars(*_pillars.pillarize(check_points(points, grid), _native_grid(grid)))
 
 
 def pillarize_reference(points: Floats, grid: GridConfig) -> Pillars:
     """Numpy twin of :func:`pillarize`, equal to the last bit."""
-    g = _constants(grid)
+    g = grid_constants(grid)
     cell_of_point = point_cells_reference(points, grid)
     kept = points[cell_of_point >= 0]
     cells, pillar, counts = np.unique(cell_of_point[cell_of_point >= 0], return_inverse=True, return_counts=True)
@@ -256,4 +266,4 @@ class PillarEncoder:
         Raises:
             DataError: Wrong dtype or shape; the canvas stays as it was.
         """
-        return self._native.encode(_check_points(points, self._grid))
+        return self._native.encode(check_points(points, self._grid))

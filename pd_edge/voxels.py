@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pd_edge.config import SecondConfig, VoxelGridConfig
 from pd_edge.errors import ConfigError, DataError, EngineError
 from pd_edge.native import _voxels
-from pd_edge.pillars import FIXED_POINT, Layout, _check_points, _constants, point_cells_reference
+from pd_edge.pillars import FIXED_POINT, Layout, check_points, grid_constants, point_cells_reference
 
 VOXEL_FEATURES = 4
 """Mean x y z [m] in the LiDAR frame and mean intensity 0..1 of a voxel's points."""
@@ -125,13 +125,13 @@ def output_size(size: Triple, layer: SparseLayer) -> Triple:
 
 
 def _native_grid(grid: VoxelGridConfig) -> _voxels.Grid:
-    ground = _constants(grid)._asdict()
+    ground = grid_constants(grid)._asdict()
     shared = {name: ground[name] for name in ("scale", "x_offset", "y_offset", "z_min", "z_max", "nx", "ny")}
     return _voxels.Grid(**shared, z_scale=float(grid.z_scale), z_offset=float(grid.z_offset), nz=grid.nz)
 
 
 def _check_cloud(points: Floats, grid: VoxelGridConfig) -> Floats:
-    points = _check_points(points, grid)
+    points = check_points(points, grid)
     intensities = np.abs(points[:, 3])
     greatest = float(np.max(intensities, initial=0, where=np.isfinite(intensities)))
     if len(points) * greatest >= 2**63 / float(FIXED_POINT):

@@ -18,7 +18,7 @@ from pd_edge.config import DetectorConfig, GridConfig  # noqa: E402
 from pd_edge.engines.onnx_file import export_onnx  # noqa: E402
 from pd_edge.engines.onnx_numbers import GraphWriter  # noqa: E402
 from pd_edge.engines.onnx_points import add_plugin_points, points_input  # noqa: E402
-from pd_edge.pillars import PillarEncoder, PillarNet, _constants, pillarize_reference, point_cells_reference  # noqa: E402
+from pd_edge.pillars import PillarEncoder, PillarNet, grid_constants, pillarize_reference, point_cells_reference  # noqa: E402
 from pd_edge.training.pointpillars import PointPillars  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
@@ -103,7 +103,7 @@ def test_plugin_nodes_carry_what_the_plugins_ask_for() -> None:
     values = {each.name: onnx.helper.get_attribute_value(each) for each in nodes["PillarVoxelize"].attribute}
     assert values.pop("plugin_version") == b"1"
     assert values.pop("plugin_namespace") == b"pd_edge"
-    for name, expected in _constants(KITTI)._asdict().items():
+    for name, expected in grid_constants(KITTI)._asdict().items():
         assert np.float32(values.pop(name)) == expected  # bit for bit, through protobuf's float32
     assert not values
     sizes = {each.name: onnx.helper.get_attribute_value(each) for each in nodes["PillarScatter"].attribute}

@@ -20,7 +20,7 @@ import pytest
 from pd_edge.config import GridConfig
 from pd_edge.engines.host_kernels import HOST_FLAGS
 from pd_edge.engines.kernels import NATIVE, PLUGINS, SUM_BYTES, grid_argument, run_compiler
-from pd_edge.pillars import _Constants
+from pd_edge.pillars import GridConstants
 
 from .kernel_clouds import CLOUDS, KITTI, NEAR, expected_canvas, expected_voxels, random_cloud, random_values, same_bits
 
@@ -257,5 +257,5 @@ def test_nvidias_registry_loads_the_library(tmp_path: Path) -> None:
     build_library(library, "-O0")
     code = [sys.executable, "-c", REGISTRY, str(library)]
     lines = subprocess.run(code, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines[0].split() == ["PillarVoxelize", "nx", "ny", *_Constants._fields[:9]]
+    assert lines[0].split() == ["PillarVoxelize", "nx", "ny", *GridConstants._fields[:9]]
     assert lines[1:] == ["PillarScatter nx ny", "IPluginV3", "pd_edge PillarScatter: attribute ny is missing", "null"]
