@@ -30,6 +30,7 @@ from pd_edge.detector import load
 from pd_edge.engines.onnx_export import export_bundle
 from pd_edge.kitti import ObjectDataset
 from pd_edge.report import write_json
+from pd_edge.revised import WithinGrid
 from pd_edge.training.checkpoint import load_model
 from pd_edge.training.config import TrainConfig
 from pd_edge.training.importers.openpcdet import KITTI, NAMES
@@ -37,7 +38,6 @@ from pd_edge.training.loop import train
 from pd_edge.training.network import BOX_CODE, DIRECTION_BINS
 from pd_edge.training.pointpillars import PillarBatch, PillarFeatureNet
 from pd_edge.training.run_log import versions
-from pd_edge.training.validate import WithinGrid
 
 Forward = Callable[[PillarFeatureNet, PillarBatch], Tensor]
 GRID = {"x_max": 35.84, "y_min": -17.92, "y_max": 17.92}

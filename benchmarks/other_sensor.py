@@ -36,13 +36,14 @@ from pd_edge.config import GridConfig
 from pd_edge.detector import Detector
 from pd_edge.kitti import Dataset, Frame, ObjectDataset
 from pd_edge.report import write_json
+from pd_edge.revised import Revised, WithinGrid
 from pd_edge.runtimes.torch import ModuleRuntime
 from pd_edge.sensors import SensorProfile, load_profile
 from pd_edge.tables import Table
 from pd_edge.terminal import show
 from pd_edge.training.checkpoint import load_model
 from pd_edge.training.sim.beams import nearest_beam
-from pd_edge.training.validate import InMemory, Revised, WithinGrid
+from pd_edge.training.validate import InMemory
 
 GRID = GridConfig(x_max=35.84, y_min=-17.92, y_max=17.92)
 """The reduced setting of the studies: a fifth of the ground."""

@@ -258,7 +258,7 @@ def test_detect_and_eval_take_a_sensor(
     assert run("bench", "--model", tiny_bundle.folder, "--sensor", "vlp-16").code == 2
     outcome = run("eval", kitti, "--model", tiny_bundle.folder, "--sensor", "nothing")
     assert "no profile 'nothing'; shipped are hdl-64e" in outcome.err
-    for option in (("--sensor", "vlp-16"), ("--coverage", "full")):
+    for option in (("--sensor", "vlp-16"), ("--coverage", "full"), ("--within-grid",)):
         assert run("eval", "--bag", "x.mcap", *option).code == 2
 
 
@@ -409,6 +409,26 @@ def test_eval_judges_own_data_all_around(
         assert outcome.code == 0, outcome.err
         results = [each for each in json.loads(outcome.out)["results"] if each["class_name"] == "Car"]
         assert {each["objects"] for each in results if each["difficulty"] == "hard"} == {objects}
+
+
+def test_eval_leaves_out_what_the_grid_does_not_reach(
+    run: CommandLine, tiny_bundle: Bundle, tiny_cloud: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    """A car within the grid's 20 m and one beyond."""
+    boxes = np.array([[9.0, 0, -1, 3.9, 1.6, 1.56, 0.2], [24.0, 0, -1, 3.9, 1.6, 1.56, 0.2]])
+    labels = boxes_to_labels(boxes, ["Car", "Car"], CALIBRATION, occlusion=[0, 0])
+    write_object_frame(tmp_path, "000000", tiny_cloud, CALIBRATION, labels)
+    arguments = ["eval", tmp_path, "--model", tiny_bundle.folder, "--json", "-"]
+    for option, objects in (((), 2), (("--within-grid",), 1)):
+        outcome = run(*arguments, *option)
+        assert outcome.code == 0, outcome.err
+        results = [each for each in json.loads(outcome.out)["results"] if each["class_name"] == "Car"]
+        assert {each["objects"] for each in results if each["difficulty"] == "hard"} == {objects}
+    assert run(*arguments, "--within-grid", "--coverage", "full").code == 2
+    (tmp_path / "own" / "points").mkdir(parents=True)
+    write_cloud(tmp_path / "own" / "points" / "a.npy", tiny_cloud)
+    own = run("eval", tmp_path / "own", "--model", tiny_bundle.folder, "--within-grid")
+    assert (own.code, "own data is judged within the grid anyway" in " ".join(own.err.split())) == (2, True)
 
 
 def test_a_coverage_that_cannot_be_is_refused(run: CommandLine, tiny_bundle: Bundle, kitti: Path) -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from pd_edge.batch import BatchResult
 from pd_edge.bundle import Bundle, Manifest, ModelSummary, read_results
-from pd_edge.config import load_config
+from pd_edge.config import GridConfig, load_config
 from pd_edge.doctor_sources import KITTI_FOLDERS
 from pd_edge.errors import ConfigError, DataError
 from pd_edge.evaluate import Bootstrap, Evaluation, bootstrap
@@ -53,9 +53,18 @@ class Measured(NamedTuple):
     root: Path | None = None
     """Folder of the data set."""
     runtime: str = "openvino"
+    within_grid: bool = False
+    """Whether objects beyond the model's grid counted neither way."""
 
 
-def measured(name: str, key: Literal["real", "simulated"], result: BatchResult, root: Path | None = None) -> Measured:
+def measured(
+    name: str,
+    key: Literal["real", "simulated"],
+    result: BatchResult,
+    root: Path | None = None,
+    *,
+    within_grid: bool = False,
+) -> Measured:
     """Average precision of a run over a data set, with its intervals; ``root`` is the data set's folder.
 
     Raises:
@@ -65,7 +74,7 @@ def measured(name: str, key: Literal["real", "simulated"], result: BatchResult, 
         evaluation = result.complete_evaluation()
     except DataError as error:
         raise DataError(f"{name}: a model card needs every frame evaluated, but {error}") from error
-    return Measured(name, key, evaluation, bootstrap(evaluation, RESAMPLES), root, result.runtime)
+    return Measured(name, key, evaluation, bootstrap(evaluation, RESAMPLES), root, result.runtime, within_grid)
 
 
 def write_model_card(
@@ -192,10 +201,11 @@ def _terms(config: TrainConfig) -> str:
 def _figures(result: Measured) -> list[tuple[str, str]]:
     """The columns this data set adds to ``pd-edge models``: AP R40 in percent, moderate."""
     evaluation = result.evaluation
+    where = ", within grid" if result.within_grid else ""
     if result.key == "simulated":
-        return [("mAP 3D, simulated", f"{evaluation.mean('3d', 'moderate'):.1f}")]
+        return [(f"mAP 3D, simulated{where}", f"{evaluation.mean('3d', 'moderate'):.1f}")]
     return [
-        (f"Car {metric.upper()}, real", f"{evaluation.result('Car', metric, 'moderate').ap:.1f}")
+        (f"Car {metric.upper()}, real{where}", f"{evaluation.result('Car', metric, 'moderate').ap:.1f}")
         for metric in ("3d", "bev")
     ]
 
@@ -282,8 +292,17 @@ def markdown(
     ]
     for each in results:
         table = ap_table(each.evaluation, "r40", each.intervals)
+        if each.within_grid:
+            table = table._replace(notes=[*table.notes, _reach(manifest.model.grid)])
         lines += [markdown_table(table._replace(title=f"{each.name}: {table.title}")), ""]
     return "\n".join(lines)
+
+
+def _reach(grid: GridConfig) -> str:
+    return (
+        f"Objects beyond the model's grid (x {grid.x_min:g} .. {grid.x_max:g} m, y {grid.y_min:g} .. {grid.y_max:g} m) "
+        "count neither way."
+    )
 
 
 def _effort(config: TrainConfig, seen: Seen) -> str:
@@ -349,5 +368,6 @@ def _card(name: str, results: Sequence[Measured], beside: Sequence[str]) -> str:
     options = "".join(f" --{each.key} {shown(each.root)}" for each in results if each.root is not None)
     runtimes = {each.runtime for each in results} - {"openvino"}
     options += "".join(f" --runtime {runtime}" for runtime in sorted(runtimes))
+    options += " --within-grid" if any(each.within_grid for each in results) else ""
     options += "".join(f" --beside {other}" for other in beside)
     return f"pd-edge card models/{name} --run runs/{name}{options}"

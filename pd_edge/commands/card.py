@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pd_edge.commands.options import Runtime
+from pd_edge.commands.options import Runtime, WithinGrid
 
 
 def card(
@@ -21,6 +21,7 @@ def card(
     beside: Annotated[
         list[str] | None, typer.Option(help="Model to compare with on the card; may be repeated.")
     ] = None,
+    within_grid: WithinGrid = False,
 ) -> None:
     """Measure a model on val frames and write its card.
 
@@ -33,7 +34,7 @@ def card(
     """
     from pd_edge.batch import detect_batch
     from pd_edge.bundle import Bundle, find_model, summarize
-    from pd_edge.commands.shared import load_detector
+    from pd_edge.commands.shared import judged, load_detector
     from pd_edge.kitti import open_dataset
     from pd_edge.kitti_frames import PROFILE
     from pd_edge.own_data import is_own_layout
@@ -51,7 +52,9 @@ def card(
         sensor = load_profile(str(profile) if key == "simulated" and profile.is_file() else "")
         detector = load_detector(str(model), runtime, "fp32", None, None, sensor)
         with counting(f"{key} frames") as advance:
-            found = detect_batch(detector, open_dataset(root, "val", sensor), crop=not own, advance=advance)
+            grid = detector.config.model.grid if within_grid else None
+            frames = judged(open_dataset(root, "val", sensor), grid, sensor)
+            found = detect_batch(detector, frames, crop=not own, advance=advance)
         named = {"real": "Own frames" if own else "Real KITTI frames", "simulated": "Simulated val set"}
-        results.append(measured(named[key], key, found, root))
+        results.append(measured(named[key], key, found, root, within_grid=within_grid))
     say(f"card: {write_model_card(Bundle.load(model), run, results, others)}")

@@ -15,6 +15,7 @@ from pd_edge.commands.options import (
     Sensor,
     Split,
     Threads,
+    WithinGrid,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def evaluate(
     split: Split = None,
     sensor: Sensor = "",
     coverage: Coverage = "front",
+    within_grid: WithinGrid = False,
     model: Model = DEFAULT_MODEL,
     runtime: Runtime = None,
     precision: Precision = None,
@@ -64,7 +66,7 @@ def evaluate(
     detections that a bag has recorded (of all around; what the camera does not see does not count), or compares
     folders of label files; there, --split lists the frames (val, or a file of names), and without it every label file
     needs a prediction file (an empty one where nothing was found). Every frame counts: one that cannot be read is an
-    error.
+    error. For a model that looks less far than the labels reach, --within-grid leaves the rest out.
 
     Of own data every point is taken, and an object counts by the points in its box (easy 50, moderate 10, hard 1)
     where the detector's grid reaches it; there is no image, so no 2D figure.
@@ -88,12 +90,14 @@ def evaluate(
         raise typer.BadParameter("--topic, --kitti and --pictures belong to --bag; `pd-edge detect` draws a data set")
     if (pictures > 0) != (out is not None):
         raise typer.BadParameter("--pictures N and --out DIR go together")
-    if dataset is None and (sensor or coverage != "front"):
+    if dataset is None and (sensor or coverage != "front" or within_grid):
         raise typer.BadParameter(
-            "belong to DATASET; what is recorded was detected with a sensor and a coverage",
-            param_hint="--sensor and --coverage",
+            "belong to DATASET; what is recorded was detected with a sensor, a coverage and a model",
+            param_hint="--sensor, --coverage and --within-grid",
         )
-    from pd_edge.commands.shared import STANDARD_OUTPUT, load_detector, present
+    if within_grid and coverage != "front":
+        raise typer.BadParameter("is for the model's own grid, --coverage front", param_hint="--within-grid")
+    from pd_edge.commands.shared import STANDARD_OUTPUT, judged, load_detector, present
     from pd_edge.evaluate import MIN_OVERLAP
     from pd_edge.evaluate import bootstrap as draw
     from pd_edge.kitti import open_dataset
@@ -108,6 +112,7 @@ def evaluate(
         profile = load_profile(sensor)
         frames = open_dataset(dataset, split, profile)
         detector = load_detector(model, runtime, precision, threads, None, profile, coverage_named(coverage))
+        frames = judged(frames, detector.config.model.grid if within_grid else None, profile)
         evaluation, notes = _evaluate_model(detector, frames, overlaps)
     elif bag is not None:
         evaluation, notes, drawn = _evaluate_bag(bag, topic, kitti, pictures, out, {**MIN_OVERLAP, **overlaps})

@@ -27,6 +27,9 @@ Split = Annotated[
 Coverage = Annotated[
     str, typer.Option(help="front: the model's grid; full: all around the sensor, the model on four sectors.")
 ]
+WithinGrid = Annotated[
+    bool, typer.Option("--within-grid", help="Objects beyond the model's grid count neither way; else they are missed.")
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - prints only that.")]
 RunFolder = Annotated[Path, typer.Option(help="Run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, from its newest checkpoint.")]

@@ -9,13 +9,15 @@ import typer
 
 from pd_edge.batch import BatchResult, detect_batch
 from pd_edge.bundle import CONFIG, find_model, shipped_models
-from pd_edge.config import DecodeConfig, DetectorConfig, load_config
+from pd_edge.config import DecodeConfig, DetectorConfig, GridConfig, load_config
 from pd_edge.detector import Detector, load
 from pd_edge.drive_report import Outputs, notes_on, result_tables, write_drive_report
 from pd_edge.engine_folder import is_engine_folder
 from pd_edge.evaluate import Evaluation
 from pd_edge.kitti import Dataset
+from pd_edge.own_data import OwnDataset
 from pd_edge.report import batch_json, json_text, write_json
+from pd_edge.revised import WithinGrid
 from pd_edge.sectors import Coverage
 from pd_edge.sensors import KITTI, SensorProfile
 from pd_edge.tables import Table
@@ -51,6 +53,21 @@ def load_detector(
     with busy(f"loading {model}"):
         decode = decode_from(model, score)
         return load(model, runtime, precision, threads, decode=decode, sensor=sensor.only_mount(), coverage=coverage)
+
+
+def judged(frames: Dataset, within: GridConfig | None, sensor: SensorProfile = KITTI) -> Dataset:
+    """The frames as they are to be judged: within a grid alone, where one is given.
+
+    Raises:
+        typer.BadParameter: They are own data, of which no object beyond the grid counts anyway.
+    """
+    if within is None:
+        return frames
+    if isinstance(frames, OwnDataset):
+        raise typer.BadParameter(
+            "is for KITTI's layout; own data is judged within the grid anyway", param_hint="--within-grid"
+        )
+    return WithinGrid(frames, within, sensor)
 
 
 def model_config(model: str) -> DetectorConfig:

@@ -277,6 +277,18 @@ def test_card_and_results_tell_the_same_measured_figures(model: Bundle, tmp_path
     assert ap in found
 
 
+def test_a_card_tells_how_far_it_was_judged(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_bundle.folder, folder)
+    run = run_of(tmp_path, config_of(simulated_source(tmp_path / "sim")))
+    near = car_results()._replace(within_grid=True)
+    card = write_model_card(Bundle.load(folder), run, [near]).read_text(encoding="utf-8")
+    grid = tiny_bundle.config.model.grid
+    assert f"beyond the model's grid (x {grid.x_min:g} .. {grid.x_max:g} m, y" in card
+    assert " --within-grid" in card
+    assert "Car 3D, real, within grid" in summarize(folder).results["summary"]
+
+
 def test_a_failed_frame_makes_no_card() -> None:
     result = BatchResult("tiny", "openvino", "fp32", ("Car",), (), (Failure("000001", "000001.bin is cut short"),))
     with pytest.raises(
@@ -360,7 +372,7 @@ def test_a_card_reads_simulated_frames_with_their_profile(
     seen: list[Any] = []
     monkeypatch.setattr("pd_edge.kitti.open_dataset", lambda *given: seen.append(given))
     monkeypatch.setattr("pd_edge.batch.detect_batch", lambda detector, *_, **__: seen.append(detector))
-    monkeypatch.setattr("pd_edge.training.model_card.measured", lambda *_: None)
+    monkeypatch.setattr("pd_edge.training.model_card.measured", lambda *_, **__: None)
     monkeypatch.setattr("pd_edge.training.model_card.write_model_card", lambda *_: "card")
     with pytest.raises(SystemExit) as ended:
         main(["card", str(model), "--run", str(run), "--simulated", str(tmp_path / "sim")])

@@ -13,9 +13,10 @@ from pd_edge.detector import load
 from pd_edge.engines.onnx_export import export_bundle
 from pd_edge.errors import DataError
 from pd_edge.kitti import DONT_CARE, Calibration, ObjectDataset, boxes_to_labels, write_object_frame
+from pd_edge.revised import WithinGrid
 from pd_edge.training.data_config import SourceConfig
 from pd_edge.training.pointpillars import PointPillars
-from pd_edge.training.validate import WithinGrid, validate
+from pd_edge.training.validate import validate
 
 BOXES = np.array([[9.0, 1.0, -1.0, 3.9, 1.6, 1.56, 0.2], [14.0, -2.0, -1.0, 3.9, 1.6, 1.56, 1.6]])
 
