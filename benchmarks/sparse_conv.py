@@ -1,8 +1,8 @@
 """Time of SECOND's sparse encoder in torch: ``python benchmarks/sparse_conv.py [--cloud FILE] [--threads 1 2]``.
 
-A front view of KITTI, the rulebooks apart, the encoder forward alone (evaluation) and forward with backward (training),
-by size of the network and number type. All cases run by turns, several rounds over, and the least time of each counts:
-what else the machine does only adds to it.
+A front view of KITTI: the rulebooks, in C++ and by their twin in torch; the encoder without them, forward alone
+(evaluation) and forward with backward (training), by size of the network and number type. All cases run by turns,
+several rounds over, and the least time of each counts: what else the machine does only adds to it.
 """
 
 import argparse
@@ -17,14 +17,26 @@ import numpy.typing as npt
 import torch
 
 from pd_edge.clouds import read_cloud
+from pd_edge.config import SecondConfig
 from pd_edge.training.second import student_4x_config, student_16x_config, teacher_config
-from pd_edge.training.voxel_encoder import SparseEncoder, VoxelBatch, batch_voxels
-from pd_edge.voxels import voxelize
+from pd_edge.training.sparse_conv import Sites, strided_rules, submanifold_rules
+from pd_edge.training.voxel_encoder import SparseEncoder, VoxelBatch, batch_voxels, rulebook_layers
+from pd_edge.voxels import Voxels, grid_sizes, sparse_layers, voxelize
 
 CLOUD = Path("data/kitti/object/training/velodyne_reduced/000000.bin")
 SIZES = {"teacher": teacher_config(), "4x": student_4x_config(), "16x": student_16x_config()}
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Case: TypeAlias = tuple[str, Callable[[], object]]
+
+
+def torch_rulebooks(frame: Voxels, model: SecondConfig) -> None:
+    """The distinct rulebooks of a frame by the twin in torch."""
+    sites = Sites(torch.from_numpy(frame.keys), grid_sizes(model)[0])
+    for layer in rulebook_layers(sparse_layers(model)):
+        if layer.submanifold:
+            submanifold_rules(sites, layer.kernel)
+        else:
+            sites, _ = strided_rules(sites, layer)
 
 
 def forward(encoder: SparseEncoder, batch: VoxelBatch, dtype: torch.dtype) -> None:
@@ -45,6 +57,7 @@ def cases(points: npt.NDArray[np.float32], frames: int) -> Iterator[Case]:
     teacher = SIZES["teacher"]
     frame = voxelize(points, teacher.grid)
     yield f"rulebooks, 1 frame ({len(frame.keys)} voxels)", partial(batch_voxels, [frame], teacher)
+    yield "rulebooks in torch, 1 frame", partial(torch_rulebooks, frame, teacher)
     one, several = (batch_voxels([frame] * count, teacher) for count in (1, frames))
     for name, model in SIZES.items():
         encoder = SparseEncoder(model)

@@ -90,10 +90,8 @@ def _rulebooks(frames: Sequence[npt.NDArray[np.int64]], model: SecondConfig) -> 
 
     Built in C++, as :mod:`pd_edge.training.sparse_conv` builds them in torch, but 7 times as fast.
     """
-    layers, sizes = sparse_layers(model), grid_sizes(model)
-    numbers = rulebook_numbers(layers)
-    distinct = [layers[numbers.index(number)] for number in range(numbers[-1] + 1)]
-    books, last = _voxels.rulebooks(frames, sizes[0], [layer[:4] for layer in distinct])
+    sizes = grid_sizes(model)
+    books, last = _voxels.rulebooks(frames, sizes[0], [layer[:4] for layer in rulebook_layers(sparse_layers(model))])
     rules = [Rules(torch.from_numpy(neighbours), reached and _reached(*reached)) for neighbours, reached in books]
     return rules, Sites(torch.from_numpy(last), sizes[-1])
 
@@ -111,6 +109,12 @@ def rulebook_numbers(layers: Sequence[SparseLayer]) -> list[int]:
         shared = before.submanifold and layer.submanifold and before.kernel == layer.kernel
         numbers.append(numbers[-1] + (not shared))
     return numbers
+
+
+def rulebook_layers(layers: Sequence[SparseLayer]) -> list[SparseLayer]:
+    """Of each distinct rulebook the first layer that uses it."""
+    numbers = rulebook_numbers(layers)
+    return [layers[numbers.index(number)] for number in range(numbers[-1] + 1)]
 
 
 class SparseBlock(nn.Module):
