@@ -220,7 +220,9 @@ def models_table(models: Sequence[ModelSummary]) -> Table:
         for model in models
     ]
     columns = ("model", "weights [M]", "MACs [G]", "stored as", "files [MB]", *figures)
-    notes = ("MACs: multiply-adds of the dense part for one frame. files: what a vehicle needs of the model folder.",)
+    notes = ["MACs: multiply-adds of the dense part for one frame. files: what a vehicle needs of the model folder."]
+    if any(" in grid" in cell for row in rows for cell in row):
+        notes.append("in grid: objects beyond the model's grid do not count, as they do for the others.")
     return Table("Models", columns, rows, notes)
 
 

@@ -31,17 +31,16 @@ def run(bundle: Bundle, runtime: Runtime, cloud: Cloud) -> Heads:
 
 
 def torch_heads(bundle: Bundle, cloud: Cloud) -> tuple[Heads, Heads]:
-    """The heads of the whole torch network, pillar feature net included, in float32 and in float64."""
+    """The heads of the whole torch network, encoder included, in float32 and in float64."""
     torch = pytest.importorskip("torch", reason="needs the train extra")
-    from pd_edge.pillars import pillarize
     from pd_edge.runtimes.torch import load_torch
-    from pd_edge.training.pointpillars import PillarBatch
+    from pd_edge.training.networks import network_inputs
 
-    features, pillar, cells = (torch.from_numpy(each) for each in pillarize(cloud, bundle.config.model.grid)[:3])
+    inputs = network_inputs([cloud], bundle.config.model)
     network = load_torch(bundle)
     with torch.inference_mode():
-        single = network(PillarBatch(features, pillar.long(), cells.long(), 1))
-        double = network.double()(PillarBatch(features.double(), pillar.long(), cells.long(), 1))
+        single = network(inputs)
+        double = network.double()(inputs._replace(features=inputs.features.double()))
     first, second = (Heads(*(each.contiguous().numpy() for each in maps)) for maps in (single, double))
     return first, second
 

@@ -201,11 +201,11 @@ def _terms(config: TrainConfig) -> str:
 def _figures(result: Measured) -> list[tuple[str, str]]:
     """The columns this data set adds to ``pd-edge models``: AP R40 in percent, moderate."""
     evaluation = result.evaluation
-    where = ", within grid" if result.within_grid else ""
+    where = " in grid" if result.within_grid else ""
     if result.key == "simulated":
-        return [(f"mAP 3D, simulated{where}", f"{evaluation.mean('3d', 'moderate'):.1f}")]
+        return [("mAP 3D, simulated", f"{evaluation.mean('3d', 'moderate'):.1f}{where}")]
     return [
-        (f"Car {metric.upper()}, real{where}", f"{evaluation.result('Car', metric, 'moderate').ap:.1f}")
+        (f"Car {metric.upper()}, real", f"{evaluation.result('Car', metric, 'moderate').ap:.1f}{where}")
         for metric in ("3d", "bev")
     ]
 

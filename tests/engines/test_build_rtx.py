@@ -42,7 +42,7 @@ def export_dense(model: str, precision: Precision, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-trt"])
-@pytest.mark.parametrize("model", shipped_models())
+@pytest.mark.parametrize("model", [name for name in shipped_models() if name.startswith("pointpillars")])
 def test_shipped_models_build_for_gpus_that_are_not_here(model: str, precision: Precision, tmp_path: Path) -> None:
     path = export_dense(model, precision, tmp_path / "dense.onnx")
     parameters = Bundle.load(model).manifest.parameters

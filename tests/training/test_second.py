@@ -276,7 +276,7 @@ def test_the_configurations_that_come_along_are_of_these_sizes(name: str, model:
 @pytest.mark.parametrize("name", ["screening", "confirmation"])
 def test_the_studies_teach_on_their_teacher_s_ground(name: str) -> None:
     study = load_config(CONFIGS / f"study-second-4x-{name}.yaml", StudyConfig)
-    teacher = load_config(CONFIGS / "study-second-teacher.yaml", TrainConfig).model
+    teacher = load_config(CONFIGS / "second-teacher-near.yaml", TrainConfig).model
     (student,) = study.students.values()
     assert student.grid == teacher.grid
     assert student.anchor_range == teacher.anchor_range
