@@ -23,7 +23,7 @@ setup(
             extra_compile_args=FLAGS,
             extra_link_args=["-pthread"],
         )
-        for name in ("boxes", "pillars", "voxels")
+        for name in ("boxes", "pillars", "rulebooks", "voxels")
     ],
     cmdclass={"build_ext": build_ext},
 )

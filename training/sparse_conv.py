@@ -3,7 +3,7 @@
 A rulebook tells, for each site and each place of the kernel, which other site is there. Building one takes searches
 among sorted keys; there is no table of the whole grid, which has 92 million cells. It depends on the sites alone, so
 that layers over the same sites share theirs, as do a teacher and a student. What builds them here is the readable twin
-of ``native/rulebooks.hpp``, which :func:`pd_edge.training.voxel_encoder.batch_voxels` uses.
+of ``native/rulebooks.cpp``, which :func:`pd_edge.training.voxel_encoder.batch_voxels` uses.
 
 A layer gathers the neighbours of some sites side by side, (n, K * C), a zero row where there is none, and multiplies
 once by the weights of all places. Measured on a CPU against products per place that are then summed by site, this is as

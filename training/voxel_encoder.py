@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from pd_edge.config import SecondConfig
 from pd_edge.errors import DataError
-from pd_edge.native import _voxels
+from pd_edge.native import _rulebooks
 from pd_edge.training.network import EPSILON, MOMENTUM
 from pd_edge.training.sparse_conv import Convolution, Reached, Rules, Sites, SparseConv
 from pd_edge.training.spconv_backend import fastest
@@ -70,7 +70,7 @@ def batch_voxels(frames: Sequence[tuple[npt.NDArray[Any], ...]], model: SecondCo
     for number, frame in enumerate(frames):
         _check_keys(frame[1], cells, number)
     keys = [np.ascontiguousarray(frame[1], np.int64) for frame in frames]
-    rules, last = _rulebooks(keys, model)
+    rules, last = build_rulebooks(keys, model)
     joined = np.concatenate([each + number * cells for number, each in enumerate(keys)])
     features = torch.from_numpy(np.concatenate([frame[0] for frame in frames]).astype(np.float32, copy=False))
     heights = last.size[0]
@@ -85,13 +85,17 @@ def _check_keys(keys: npt.NDArray[Any], cells: int, number: int) -> None:
         )
 
 
-def _rulebooks(frames: Sequence[npt.NDArray[np.int64]], model: SecondConfig) -> tuple[list[Rules], Sites]:
-    """The distinct rulebooks of a model's layers over the sites of frames, and the last layer's sites.
+def build_rulebooks(frames: Sequence[npt.NDArray[np.int64]], model: SecondConfig) -> tuple[list[Rules], Sites]:
+    """The distinct rulebooks of a model's layers over the sites of a batch, and the last layer's sites.
 
-    Built in C++, as :mod:`pd_edge.training.sparse_conv` builds them in torch, but 7 times as fast.
+    Built in C++, as :mod:`pd_edge.training.sparse_conv` builds them in torch, but several times as fast.
+
+    Args:
+        frames: Per frame the keys (V,) of its sites, ascending and within the model's grid; nothing checks them here.
+        model: The network.
     """
     sizes = grid_sizes(model)
-    books, last = _voxels.rulebooks(frames, sizes[0], [layer[:4] for layer in rulebook_layers(sparse_layers(model))])
+    books, last = _rulebooks.rulebooks(frames, sizes[0], [layer[:4] for layer in rulebook_layers(sparse_layers(model))])
     rules = [Rules(torch.from_numpy(neighbours), reached and _reached(*reached)) for neighbours, reached in books]
     return rules, Sites(torch.from_numpy(last), sizes[-1])
 

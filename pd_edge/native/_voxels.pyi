@@ -5,7 +5,6 @@ import numpy as np
 import numpy.typing as npt
 
 _Triple: TypeAlias = tuple[int, int, int]
-_Reached: TypeAlias = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64], list[list[int]]]
 
 class Grid:
     def __init__(
@@ -25,9 +24,6 @@ class Grid:
 def voxelize(
     points: npt.NDArray[np.float32], grid: Grid
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.int32]]: ...
-def rulebooks(
-    frames: Sequence[npt.NDArray[np.int64]], size: _Triple, layers: Sequence[tuple[bool, _Triple, _Triple, _Triple]]
-) -> tuple[list[tuple[npt.NDArray[np.int32], _Reached | None]], npt.NDArray[np.int64]]: ...
 def instruction_sets() -> list[str]: ...
 
 class VoxelEncoder:

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 #include "voxel_sites.hpp"
@@ -121,6 +122,15 @@ struct Neighbour {
 };
 
 constexpr int kMostNeighbours = 9;
+
+// Throws for a kernel that the functions here cannot take.
+inline void check_kernel(const Kernel& kernel) {
+    const auto& [size, stride, padding] = kernel;
+    if (size[0] != kKernelHeights || size[1] * size[2] > kMostNeighbours ||
+        std::any_of(stride.begin(), stride.end(), [](std::int32_t step) { return step < 1 || step > 2; })) {
+        throw std::invalid_argument("a kernel is 3 high and has at most 9 columns; strides are 1 or 2");
+    }
+}
 
 // The columns that a kernel reaches from a column of the output; returns how many. None of the tests that fail at
 // random is a branch, here and below: each is written down, and stays if it is true.

@@ -89,6 +89,16 @@ inline void Sites::number_rows() {
     if (block.sites > 0) blocks.push_back(block);
 }
 
+// Writes the keys (iy * nx + ix) * heights + iz of the sites, each `first` higher; returns where the next go.
+inline std::int64_t* list_keys(const Sites& sites, std::int64_t* key, std::int64_t first = 0) {
+    for (const Column& column : sites.columns) {
+        for (std::uint64_t rest = column.mask; rest != 0; rest &= rest - 1) {
+            *key++ = first + std::int64_t{column.cell} * sites.size[0] + __builtin_ctzll(rest);
+        }
+    }
+    return key;
+}
+
 // Fixed-point sums of a voxel's points, as PillarSum.
 struct VoxelSum {
     std::int64_t x, y, z, intensity;

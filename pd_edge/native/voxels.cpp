@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <limits>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -16,7 +15,6 @@
 #include <vector>
 
 #include "occupancy.hpp"
-#include "rulebooks.hpp"
 #include "sparse_convolution.hpp"
 #include "sparse_rules.hpp"
 #include "team.hpp"
@@ -28,16 +26,6 @@ namespace pd_edge {
 namespace {
 
 constexpr int kVoxelFeatures = 4;
-
-// Writes the keys of the sites, from that of the grid's first place on; returns where the next go.
-std::int64_t* list_keys(const Sites& sites, std::int64_t* key, std::int64_t first = 0) {
-    for (const Column& column : sites.columns) {
-        for (std::uint64_t rest = column.mask; rest != 0; rest &= rest - 1) {
-            *key++ = first + std::int64_t{column.cell} * sites.size[0] + __builtin_ctzll(rest);
-        }
-    }
-    return key;
-}
 
 py::tuple voxelize(const Floats& points, const VoxelGrid& grid) {
     const PointView view = view_points(points);
@@ -56,90 +44,6 @@ py::tuple voxelize(const Floats& points, const VoxelGrid& grid) {
     std::transform(voxelizer.sums.begin(), voxelizer.sums.end(), counts.mutable_data(),
                    [](const VoxelSum& sum) { return sum.count; });
     return py::make_tuple(features, keys, counts);
-}
-
-using Keys = py::array_t<std::int64_t, py::array::c_style>;
-
-template <typename Value>
-py::array_t<Value> to_array(const std::vector<Value>& values) {
-    return py::array_t<Value>(static_cast<py::ssize_t>(values.size()), values.data());
-}
-
-void check_kernel(const Kernel& kernel) {
-    const auto& [size, stride, padding] = kernel;
-    if (size[0] != kKernelHeights || size[1] * size[2] > kMostNeighbours ||
-        std::any_of(stride.begin(), stride.end(), [](std::int32_t step) { return step < 1 || step > 2; })) {
-        throw std::invalid_argument("a kernel is 3 high and has at most 9 columns; strides are 1 or 2");
-    }
-}
-
-std::int32_t count_sites(const std::vector<Sites>& frames) {
-    std::int64_t sites = 0;
-    for (const Sites& frame : frames) sites += frame.count;
-    if (sites > std::numeric_limits<std::int32_t>::max()) throw std::length_error("a batch has at most 2^31 - 1 sites");
-    return static_cast<std::int32_t>(sites);
-}
-
-// The table of a layer over a batch, (W, K).
-py::array_t<std::int32_t> find_table(const std::vector<Sites>& in, const std::vector<Sites>& out,
-                                     const Kernel& kernel) {
-    const std::int32_t none = count_sites(in), places = kernel.places();
-    py::array_t<std::int32_t> table({py::ssize_t{count_sites(out)}, py::ssize_t{places}});
-    std::int32_t *to = table.mutable_data(), first = 0;
-    const py::gil_scoped_release release;
-    std::fill_n(to, table.size(), none);
-    for (std::size_t frame = 0; frame < in.size(); ++frame) {
-        list_neighbours(in[frame], out[frame], kernel, first, to);
-        first += in[frame].count;
-        to += std::int64_t{out[frame].count} * places;
-    }
-    return table;
-}
-
-std::vector<Sites> find_frames(const std::vector<Keys>& frames, const Triple& size) {
-    std::vector<Sites> sites(frames.size());
-    for (std::size_t frame = 0; frame < frames.size(); ++frame) {
-        sites[frame].size = size;
-        find_sites(frames[frame].data(), frames[frame].size(), sites[frame]);
-    }
-    return sites;
-}
-
-std::vector<Sites> stride_frames(const std::vector<Sites>& in, const Kernel& kernel) {
-    std::vector<Sites> out(in.size());
-    for (std::size_t frame = 0; frame < in.size(); ++frame) {
-        for (int axis = 0; axis < 3; ++axis) out[frame].size[axis] = kernel.output(axis, in[frame].size[axis]);
-        stride_sites(in[frame], kernel, out[frame]);
-    }
-    return out;
-}
-
-// The rulebooks of layers over a batch, and the keys of the last sites.
-py::tuple rulebooks(const std::vector<Keys>& frames, const Triple& size,
-                    const std::vector<std::tuple<bool, Triple, Triple, Triple>>& layers) {
-    std::vector<Sites> sites = find_frames(frames, size);
-    py::list books;
-    for (const auto& [submanifold, kernel_size, stride, padding] : layers) {
-        const Kernel kernel{kernel_size, stride, padding};
-        check_kernel(kernel);
-        if (submanifold) {
-            books.append(py::make_tuple(find_table(sites, sites, kernel), py::none()));
-            continue;
-        }
-        std::vector<Sites> out = stride_frames(sites, kernel);
-        const py::array_t<std::int32_t> table = find_table(sites, out, kernel);
-        const Reached reached = reverse(sites, kernel, table.data(), count_sites(out), count_sites(sites));
-        books.append(py::make_tuple(table, py::make_tuple(to_array(reached.inputs), to_array(reached.outputs),
-                                                          to_array(reached.places), reached.sizes)));
-        sites = std::move(out);
-    }
-    Keys keys(py::ssize_t{count_sites(sites)});
-    std::int64_t *key = keys.mutable_data(), first = 0;
-    for (const Sites& frame : sites) {
-        key = list_keys(frame, key, first);
-        first += std::int64_t{frame.size[0]} * frame.size[1] * frame.size[2];
-    }
-    return py::make_tuple(books, keys);
 }
 
 // Seconds that the steps of a call took.
@@ -364,7 +268,6 @@ PYBIND11_MODULE(_voxels, m) {
              py::arg("scale"), py::arg("x_offset"), py::arg("y_offset"), py::arg("z_min"), py::arg("z_max"),
              py::arg("z_scale"), py::arg("z_offset"), py::arg("nx"), py::arg("ny"), py::arg("nz"));
     m.def("voxelize", &pd_edge::voxelize, py::arg("points").noconvert(), py::arg("grid"));
-    m.def("rulebooks", &pd_edge::rulebooks, py::arg("frames"), py::arg("size"), py::arg("layers"));
     m.def("instruction_sets", &pd_edge::instruction_set_names);
     py::class_<pd_edge::VoxelEncoder>(m, "VoxelEncoder")
         .def(py::init<const VoxelGrid&, const std::vector<pd_edge::LayerTuple>&, bool, int, const std::string&>(),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from pd_edge.native import _voxels
+from pd_edge.native import _rulebooks
 from pd_edge.training import sparse_conv
 from pd_edge.training.sparse_conv import Rules, Sites, SparseConv, strided_rules, submanifold_rules
 from pd_edge.voxels import SparseLayer, Triple
@@ -148,7 +148,7 @@ def check_native(mask: Tensor, layer: SparseLayer) -> None:
     """Holds the rulebook that C++ builds against that of torch, number by number, and the sites."""
     each = case(mask, layer)
     frames = [sites_of(one[None]).keys.numpy() for one in mask]
-    (book,), last = _voxels.rulebooks(frames, each.sites.size, [layer[:4]])
+    (book,), last = _rulebooks.rulebooks(frames, each.sites.size, [layer[:4]])
     neighbours, reached = book
     assert np.array_equal(neighbours, each.rules.neighbours)
     assert np.array_equal(last, each.outputs.keys)
@@ -179,7 +179,7 @@ def test_native_rulebooks_of_any_sites(sites: set[int], layer: SparseLayer) -> N
 
 def test_a_low_kernel_is_refused_in_cpp() -> None:
     with pytest.raises(ValueError, match="a kernel is 3 high"):
-        _voxels.rulebooks([], SIZE, [LAYERS["flat kernel"][:4]])
+        _rulebooks.rulebooks([], SIZE, [LAYERS["flat kernel"][:4]])
 
 
 @EACH_LAYER

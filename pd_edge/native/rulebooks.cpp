@@ -1,18 +1,28 @@
-// Rulebooks as training reads them, over all frames of a batch: tables from output to input sites, and back. The readable
-// twin is pd_edge/training/sparse_conv.py.
-#pragma once
+// Rulebooks as training reads them, over all frames of a batch: tables from output to input sites, and back. The C++ twin
+// of what builds them in pd_edge/training/sparse_conv.py.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "sparse_rules.hpp"
 
-namespace pd_edge {
+namespace py = pybind11;
 
-// The sites of ascending keys (iy * nx + ix) * heights + iz; `sites` has its size.
-inline void find_sites(const std::int64_t* keys, std::int64_t count, Sites& sites) {
+namespace pd_edge {
+namespace {
+
+// The sites of ascending keys within the grid, (iy * nx + ix) * heights + iz; `sites` has its size.
+void find_sites(const std::int64_t* keys, std::int64_t count, Sites& sites) {
     const std::int64_t heights = sites.size[0];
     sites.occupancy.reset(std::int64_t{sites.size[1]} * sites.size[2]);
     for (std::int64_t i = 0; i < count; ++i) {
@@ -29,8 +39,8 @@ inline void find_sites(const std::int64_t* keys, std::int64_t count, Sites& site
 
 // Writes into (W, K) of a frame, W output sites: the input row at each place of the kernel that has one, counted from
 // first_row. The other places are left as they are.
-inline void list_neighbours(const Sites& in, const Sites& out, const Kernel& kernel, std::int32_t first_row,
-                            std::int32_t* table) {
+void list_neighbours(const Sites& in, const Sites& out, const Kernel& kernel, std::int32_t first_row,
+                     std::int32_t* table) {
     const int places = kernel.places();
     std::vector<Pair> pairs(static_cast<std::size_t>(places) * kListRoom);
     std::vector<std::int32_t> counts;
@@ -97,8 +107,8 @@ struct Reached {
 };
 
 // Turns a batch's table (W, K), `none` being its number of inputs, the other way round.
-inline Reached reverse(const std::vector<Sites>& frames, const Kernel& kernel, const std::int32_t* table,
-                       std::int32_t outputs, std::int32_t none) {
+Reached reverse(const std::vector<Sites>& frames, const Kernel& kernel, const std::int32_t* table,
+                std::int32_t outputs, std::int32_t none) {
     const PlaceGroups groups(kernel);
     const std::size_t count = groups.places.size();
     std::vector<std::int64_t> members(count, 0), next_input(count), next_output(count);
@@ -141,4 +151,87 @@ inline Reached reverse(const std::vector<Sites>& frames, const Kernel& kernel, c
     return reached;
 }
 
+using Keys = py::array_t<std::int64_t, py::array::c_style>;
+
+template <typename Value>
+py::array_t<Value> to_array(const std::vector<Value>& values) {
+    return py::array_t<Value>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+std::int32_t count_sites(const std::vector<Sites>& frames) {
+    std::int64_t sites = 0;
+    for (const Sites& frame : frames) sites += frame.count;
+    if (sites > std::numeric_limits<std::int32_t>::max()) throw std::length_error("a batch has at most 2^31 - 1 sites");
+    return static_cast<std::int32_t>(sites);
+}
+
+// The table of a layer over a batch, (W, K).
+py::array_t<std::int32_t> find_table(const std::vector<Sites>& in, const std::vector<Sites>& out,
+                                     const Kernel& kernel) {
+    const std::int32_t none = count_sites(in), places = kernel.places();
+    py::array_t<std::int32_t> table({py::ssize_t{count_sites(out)}, py::ssize_t{places}});
+    std::int32_t *to = table.mutable_data(), first = 0;
+    const py::gil_scoped_release release;
+    std::fill_n(to, table.size(), none);
+    for (std::size_t frame = 0; frame < in.size(); ++frame) {
+        list_neighbours(in[frame], out[frame], kernel, first, to);
+        first += in[frame].count;
+        to += std::int64_t{out[frame].count} * places;
+    }
+    return table;
+}
+
+// The sites of each frame's keys.
+std::vector<Sites> find_frames(const std::vector<Keys>& frames, const Triple& size) {
+    std::vector<Sites> sites(frames.size());
+    for (std::size_t frame = 0; frame < frames.size(); ++frame) {
+        sites[frame].size = size;
+        find_sites(frames[frame].data(), frames[frame].size(), sites[frame]);
+    }
+    return sites;
+}
+
+// The sites of a strided layer, frame by frame.
+std::vector<Sites> stride_frames(const std::vector<Sites>& in, const Kernel& kernel) {
+    std::vector<Sites> out(in.size());
+    for (std::size_t frame = 0; frame < in.size(); ++frame) {
+        for (int axis = 0; axis < 3; ++axis) out[frame].size[axis] = kernel.output(axis, in[frame].size[axis]);
+        stride_sites(in[frame], kernel, out[frame]);
+    }
+    return out;
+}
+
+// The rulebooks of layers over a batch, and the keys of the last sites.
+py::tuple rulebooks(const std::vector<Keys>& frames, const Triple& size,
+                    const std::vector<std::tuple<bool, Triple, Triple, Triple>>& layers) {
+    std::vector<Sites> sites = find_frames(frames, size);
+    py::list books;
+    for (const auto& [submanifold, kernel_size, stride, padding] : layers) {
+        const Kernel kernel{kernel_size, stride, padding};
+        check_kernel(kernel);
+        if (submanifold) {
+            books.append(py::make_tuple(find_table(sites, sites, kernel), py::none()));
+            continue;
+        }
+        std::vector<Sites> out = stride_frames(sites, kernel);
+        const py::array_t<std::int32_t> table = find_table(sites, out, kernel);
+        const Reached reached = reverse(sites, kernel, table.data(), count_sites(out), count_sites(sites));
+        books.append(py::make_tuple(table, py::make_tuple(to_array(reached.inputs), to_array(reached.outputs),
+                                                          to_array(reached.places), reached.sizes)));
+        sites = std::move(out);
+    }
+    Keys keys(py::ssize_t{count_sites(sites)});
+    std::int64_t *key = keys.mutable_data(), first = 0;
+    for (const Sites& frame : sites) {
+        key = list_keys(frame, key, first);
+        first += std::int64_t{frame.size[0]} * frame.size[1] * frame.size[2];
+    }
+    return py::make_tuple(books, keys);
+}
+
+}  // namespace
 }  // namespace pd_edge
+
+PYBIND11_MODULE(_rulebooks, m) {
+    m.def("rulebooks", &pd_edge::rulebooks, py::arg("frames"), py::arg("size"), py::arg("layers"));
+}
