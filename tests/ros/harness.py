@@ -106,9 +106,12 @@ class Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.running.poll() is None:
+        try:
+            if self.running.poll() is None:
+                self.end()  # orderly, as Fast DDS would leave its shared memory behind
+        finally:
             self.running.kill()
-        self.running.wait()
+            self.running.wait()
 
 
 def until(done: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> bool:
