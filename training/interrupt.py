@@ -8,14 +8,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Notes the first SIGINT or SIGTERM while it is entered; a second one ends the process as it always would.
+    """Notes the first SIGINT or SIGTERM while it is entered; a second one does what it did before that.
 
     In another thread than the main one it notes nothing, as Python hands signals to the main thread alone. A signal
     that is ignored when it is entered stays ignored.
+
+    Args:
+        every: Notes all of them, not the first alone: the process ends when it looks, however often it is asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, every: bool = False) -> None:
         self.signal: int | None = None
+        self._every = every
         self._before: dict[int, signal.Handlers] = {}
 
     def __enter__(self) -> "StopRequest":  # noqa: PYI034 - Self is newer than Python 3.10
@@ -43,7 +47,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         self.signal = number
-        self._restore()
+        if not self._every:
+            self._restore()
 
     def _restore(self) -> None:
         while self._before:

@@ -87,8 +87,16 @@ def cells(study: StudyConfig) -> list[Cell]:
     ]
 
 
-def run_cell(cell: Cell, study: StudyConfig, out: Path) -> dict[str, Any]:
+def run_cell(
+    cell: Cell, study: StudyConfig, out: Path, *, advance: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
     """Trains and measures one cell, or reads what it gave before.
+
+    Args:
+        cell: The cell.
+        study: What it is measured on.
+        out: The study's folder.
+        advance: Called with the frames done and the frames there are, after each that it is measured on.
 
     Raises:
         PdEdgeError: The run or its evaluation failed, or the folder holds the cell of another configuration.
@@ -100,7 +108,7 @@ def run_cell(cell: Cell, study: StudyConfig, out: Path) -> dict[str, Any]:
     distil(cell.config, folder, cache=out / "cache")
     trained = time.monotonic()
     model, detector = load_model(folder)
-    measured = {name: validate(model, detector, source) for name, source in study.val.items()}
+    measured = {name: validate(model, detector, source, advance=advance) for name, source in study.val.items()}
     result = {
         "student": cell.student,
         "method": cell.method,
@@ -174,14 +182,22 @@ def run_study(
                 process.terminate()
 
 
+_asked = StopRequest(every=True)
+"""Asked to stop while no training listens. A process that signals could end would take the others with it: the pool
+would count as broken and signal them again, before they have saved their state.
+"""
+
+
 def _begin(threads: int) -> None:
     """Sets up a process of the study. Ctrl-C reaches all of them, and the first one tells the others to stop."""
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _asked.__enter__()  # until the process ends
 
 
 def _attempt(cell: Cell, study: StudyConfig, out: Path) -> dict[str, Any] | PdEdgeError:
+    _asked.raise_if_asked()
     try:
-        return run_cell(cell, study, out)
+        return run_cell(cell, study, out, advance=lambda done, wanted: _asked.raise_if_asked())  # noqa: ARG005
     except PdEdgeError as error:
         return TrainingError(f"{cell.student}, {cell.method}, seed {cell.seed}: {error}")

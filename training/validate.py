@@ -1,5 +1,6 @@
 """Average precision of a network as it is in memory, on the device where it stands."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,10 +25,22 @@ class InMemory(NamedTuple):
     encoder_net: EncoderNet
 
 
-def validate(model: Network, config: DetectorConfig, source: SourceConfig) -> dict[str, dict[str, float]]:
+def validate(
+    model: Network,
+    config: DetectorConfig,
+    source: SourceConfig,
+    *,
+    advance: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, float]]:
     """Average precision R40 [%], moderate, by metric ("3d", "bev") and class, and "mean" over the classes.
 
     Objects beyond the grid count neither way. The network runs in float32 on a GPU where there is one, else on the CPU.
+
+    Args:
+        model: The network.
+        config: What the network is, and how its output is read.
+        source: Frames with labels.
+        advance: Called with the frames done and the frames there are, after each.
 
     Raises:
         DataError: A frame cannot be read or has no labels: every frame has to count.
@@ -37,7 +50,7 @@ def validate(model: Network, config: DetectorConfig, source: SourceConfig) -> di
     profile = load_profile(source.sensor)
     dataset = WithinGrid(open_source(source), config.model.grid, profile)
     network = InMemory("network", config, model.fold_encoder())
-    found = detect_batch(Detector(network, runtime, profile.only_mount()), dataset)
+    found = detect_batch(Detector(network, runtime, profile.only_mount()), dataset, advance=advance)
     evaluation = found.complete_evaluation()
     return {
         metric: {name: evaluation.result(name, metric, "moderate").ap for name in evaluation.classes}

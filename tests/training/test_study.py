@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pd_edge.config import DetectorConfig, GridConfig, PointPillarsConfig, dump_
 from pd_edge.errors import ConfigError, DataError, PdEdgeError
 from pd_edge.kitti import Calibration, boxes_to_labels, write_object_frame
 from pd_edge.training.checkpoint import list_checkpoints, save_tensors
+from pd_edge.training.data_config import SourceConfig
+from pd_edge.training.interrupt import StopRequest
 from pd_edge.training.pointpillars import PointPillars
 from pd_edge.training.study import StudyConfig, cells, finished, run_cell, run_study
 from pd_edge.training.study_report import Column, rows, table, write_report
@@ -133,6 +136,33 @@ def test_a_study_runs_once_and_reports(study: StudyConfig, tmp_path: Path) -> No
         finished(changed, tmp_path)
 
 
+def test_a_cell_stopped_while_it_is_measured_is_not_trained_again(study: StudyConfig, tmp_path: Path) -> None:
+    def stop(done: int, wanted: int) -> None:
+        raise SystemExit(f"{done} of {wanted}")
+
+    first = cells(study)[0]
+    with pytest.raises(SystemExit, match="1 of 2"):
+        run_cell(first, study, tmp_path, advance=stop)
+    assert not finished(study, tmp_path)
+    log = first.folder(tmp_path) / "train.log"
+    steps = log.read_text().count("samples/s")
+    result = run_cell(first, study, tmp_path)
+    assert finished(study, tmp_path) == [result]
+    assert log.read_text().count("samples/s") == steps > 0
+
+
+def test_a_signal_is_noted_once_or_as_often_as_it_comes() -> None:
+    with StopRequest(every=True) as patient:
+        with StopRequest() as first:
+            signal.raise_signal(signal.SIGTERM)
+            assert (first.signal, patient.signal) == (signal.SIGTERM, None)
+            signal.raise_signal(signal.SIGTERM)
+        assert patient.signal == signal.SIGTERM
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        patient.raise_if_asked()
+
+
 @pytest.mark.slow
 def test_a_cell_that_fails_is_named_and_the_others_go_on(study: StudyConfig, tmp_path: Path) -> None:
     config = study.model_dump()
@@ -149,22 +179,28 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(study: StudyConfig, tmp
 
 @pytest.mark.slow
 def test_a_stopped_study_ends_with_its_processes_and_goes_on(study: StudyConfig, tmp_path: Path) -> None:
-    longer = study.model_copy(update={"train": study.train.model_copy(update={"samples": 4000, "log_every": 1})})
+    for number in range(2000):
+        write_object_frame(tmp_path / "data", f"{number:06d}", np.zeros((1, 4), np.float32), CALIBRATION, [])
+    train = study.train.model_copy(update={"samples": 1000, "log_every": 1})
+    longer = study.model_copy(update={"train": train, "val": {"large": SourceConfig(root=tmp_path / "data")}})
+    with pytest.raises(SystemExit):  # trained, and so the first one that is measured
+        run_cell(cells(longer)[0], longer, tmp_path / "out", advance=lambda *_: sys.exit())
     dump_config(longer, tmp_path / "study.yaml")
     command = [sys.executable, "-m", "pd_edge", "study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
-        [*command, "--processes", "2"], stderr=subprocess.PIPE, start_new_session=True, text=True
+        [*command, "--processes", "3"], stderr=subprocess.PIPE, start_new_session=True, text=True
     )
     for _ in range(1200):
         logs = [path.read_text() for path in (tmp_path / "out").rglob("train.log")]
-        if sum("step 3/" in log for log in logs) == 2:
+        if sum("step 3/" in log for log in logs) == 3:
             break
         time.sleep(0.1)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # as timeout(1) does: the first process passes it on once more
     assert process.wait(60) == 128 + signal.SIGTERM
     stopped = list((tmp_path / "out" / "cells").iterdir())
-    assert len(stopped) == 2
+    assert len(stopped) == 3
     assert all(list_checkpoints(folder) for folder in stopped)
+    assert not list(tmp_path.rglob("result.json"))
 
 
 def test_gains_are_paired_and_their_interval_is_student_s(study: StudyConfig) -> None:
