@@ -146,7 +146,7 @@ def run_study(
 ) -> Iterator[dict[str, Any] | PdEdgeError]:
     """Runs what is missing of a study; yields every cell's result, or why there is none, as it comes.
 
-    SIGINT and SIGTERM end it; cells that are running save their state first.
+    SIGINT and SIGTERM end it; cells that train save their state first, cells that are measured are measured anew.
 
     Args:
         study: The study.
@@ -198,6 +198,6 @@ def _begin(threads: int) -> None:
 def _attempt(cell: Cell, study: StudyConfig, out: Path) -> dict[str, Any] | PdEdgeError:
     _asked.raise_if_asked()
     try:
-        return run_cell(cell, study, out, advance=lambda done, wanted: _asked.raise_if_asked())  # noqa: ARG005
+        return run_cell(cell, study, out, advance=lambda *_: _asked.raise_if_asked())
     except PdEdgeError as error:
         return TrainingError(f"{cell.student}, {cell.method}, seed {cell.seed}: {error}")
