@@ -59,6 +59,27 @@ struct Occupancy {
     }
 };
 
+// The cells of a canvas that something was drawn into.
+class DrawnCells {
+   public:
+    void reset(std::int64_t cells) { drawn_.reset(cells); }
+
+    // Calls `left` with each drawn cell that `now` has no member in; from here on `now` is what is drawn. Allocates
+    // nothing, so that a cloud whose encoding failed before this call takes no drawn cell out of sight.
+    template <typename Left>
+    void turn_to(const Occupancy& now, Left left) {
+        for (std::size_t word = 0; word < now.bits.size(); ++word) {
+            for (std::uint64_t rest = drawn_.bits[word] & ~now.bits[word]; rest != 0; rest &= rest - 1) {
+                left(static_cast<std::int64_t>(word * 64 + __builtin_ctzll(rest)));
+            }
+            drawn_.bits[word] = now.bits[word];
+        }
+    }
+
+   private:
+    Occupancy drawn_;
+};
+
 // The functions below take bare pointers: copies per instruction set have to inline them.
 
 PD_HOST_DEVICE std::uint64_t below(int bit) { return (std::uint64_t{1} << bit) - 1; }

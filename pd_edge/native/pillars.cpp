@@ -201,7 +201,7 @@ class PillarEncoder {
                                 : Floats({py::ssize_t{1}, static_cast<py::ssize_t>(channels_), py::ssize_t{grid.ny},
                                           py::ssize_t{grid.nx}});
         std::memset(canvas_.mutable_data(), 0, static_cast<std::size_t>(canvas_.nbytes()));
-        assignment_.occupancy.reset(plane);
+        drawn_.reset(plane);
     }
 
     Floats encode(const Floats& points) {
@@ -217,23 +217,19 @@ class PillarEncoder {
 
    private:
     void fill(PointView points, float* canvas) {
-        previous_ = assignment_.occupancy.bits;
         assignment_.assign(points, grid_);
-        clear_left_cells(canvas);
         gather_runs();
         sort_points(points);
+        clear_left_cells(canvas);
         encode_pillars(runs_.data(), runs_.size(), local_.data(), blocks_.data(), channels_, layout_, canvas);
     }
 
-    // Zeroes the cells that held a point in the previous cloud and hold none now; the others are overwritten.
-    void clear_left_cells(float* canvas) const {
-        for (std::size_t word = 0; word < previous_.size(); ++word) {
-            for (std::uint64_t rest = previous_[word] & ~assignment_.occupancy.bits[word]; rest; rest &= rest - 1) {
-                const auto cell = static_cast<std::int64_t>(word * 64 + __builtin_ctzll(rest));
-                float* out = canvas + cell * layout_.per_cell;
-                for (int c = 0; c < channels_; ++c) out[c * layout_.per_channel] = 0.0f;
-            }
-        }
+    // Zeroes the cells that hold a pillar of an earlier cloud and none now; the others are overwritten.
+    void clear_left_cells(float* canvas) {
+        drawn_.turn_to(assignment_.occupancy, [&](std::int64_t cell) {
+            float* out = canvas + cell * layout_.per_cell;
+            for (int c = 0; c < channels_; ++c) out[c * layout_.per_channel] = 0.0f;
+        });
     }
 
     void gather_runs() {
@@ -267,7 +263,7 @@ class PillarEncoder {
     Layout layout_{};
     Floats canvas_;
     Assignment assignment_;
-    std::vector<std::uint64_t> previous_;
+    DrawnCells drawn_;
     std::vector<PillarRun> runs_;
     std::vector<Point> local_;
 };

@@ -70,7 +70,7 @@ PD_TARGET void convolve(const Convolution& layer, const Pair* pairs, const std::
     }
     for (float* value = first; value < end; value += PD_LANES) {
         const Lanes sum = load(value);
-        store(value, sum > 0.0f ? sum : Lanes{});
+        store(value, sum < 0.0f ? Lanes{} : sum);  // not a number stays one, as in numpy
     }
 }
 

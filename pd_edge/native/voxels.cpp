@@ -143,7 +143,7 @@ class VoxelEncoder {
         canvas_ = channels_last ? Floats({py::ssize_t{1}, rows, columns, channels})
                                 : Floats({py::ssize_t{1}, channels, rows, columns});
         std::memset(canvas_.mutable_data(), 0, static_cast<std::size_t>(canvas_.nbytes()));
-        sites_.back().occupancy.reset(rows * columns);
+        drawn_.reset(rows * columns);
     }
 
     Floats encode(const Floats& points) {
@@ -180,7 +180,6 @@ class VoxelEncoder {
         Team team(threads_);
         Watch watch;
         seconds_ = {};
-        previous_ = sites_.back().occupancy.bits;
         voxelizer_.run(points, grid_, sites_[0]);
         voxelizer_.means(make_room(features_, std::int64_t{sites_[0].count} * kVoxelFeatures));
         watch.lap(seconds_.voxelize);
@@ -225,16 +224,13 @@ class VoxelEncoder {
         return {to, layer.stride};
     }
 
-    // Zeroes the cells that held a site in the previous cloud and hold none now; the others are overwritten.
-    void clear_left_cells(float* canvas) const {
-        const std::vector<std::uint64_t>& now = sites_.back().occupancy.bits;
+    // Zeroes the cells that hold a site of an earlier cloud and none now; the others are overwritten.
+    void clear_left_cells(float* canvas) {
         const std::int64_t channels = std::int64_t{channels_} * sites_.back().size[0];
-        for (std::size_t word = 0; word < previous_.size(); ++word) {
-            for (std::uint64_t rest = previous_[word] & ~now[word]; rest != 0; rest &= rest - 1) {
-                float* out = canvas + static_cast<std::int64_t>(word * 64 + __builtin_ctzll(rest)) * layout_.per_cell;
-                for (std::int64_t c = 0; c < channels; ++c) out[c * layout_.per_channel] = 0.0f;
-            }
-        }
+        drawn_.turn_to(sites_.back().occupancy, [&](std::int64_t cell) {
+            float* out = canvas + cell * layout_.per_cell;
+            for (std::int64_t c = 0; c < channels; ++c) out[c * layout_.per_channel] = 0.0f;
+        });
     }
 
     std::mutex mutex_;
@@ -249,7 +245,7 @@ class VoxelEncoder {
     Voxelizer voxelizer_;
     RuleBook rules_;
     std::vector<Line> features_, next_;
-    std::vector<std::uint64_t> previous_;
+    DrawnCells drawn_;
     Seconds seconds_;
 };
 
