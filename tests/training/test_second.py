@@ -264,6 +264,7 @@ def test_the_table_of_networks_knows_both() -> None:
         ("second-teacher", teacher_config()),
         ("second-4x", student_4x_config()),
         ("second-4x-nokd", student_4x_config()),
+        ("second-16x", student_16x_config()),
     ],
 )
 def test_the_configurations_that_come_along_are_of_these_sizes(name: str, model: SecondConfig) -> None:
