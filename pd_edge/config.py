@@ -38,6 +38,9 @@ class Config(BaseModel):
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
+_Count = Annotated[int, Field(gt=0)]
+_More = Annotated[int, Field(ge=0)]
+
 
 LEAST_HEIGHTS, MOST_HEIGHTS = 24, 62
 """Voxels above each other: fewer leave none after SECOND's sparse stages; with the one more that it counts, a column of
@@ -182,8 +185,10 @@ class PointPillarsConfig(AnchorModelConfig):
 
     detector: Literal["pointpillars"] = Field("pointpillars", description="Which detector it is.")
     pillar_channels: int = Field(gt=0, description="Channels of the pillar feature net and of the canvas.")
-    backbone_channels: tuple[int, int, int] = Field(description="Channels of the three backbone stages.")
-    backbone_layers: tuple[int, int, int] = Field((3, 5, 5), description="Layers after each stage's stride-2 one.")
+    backbone_channels: tuple[_Count, _Count, _Count] = Field(description="Channels of the three backbone stages.")
+    backbone_layers: tuple[_More, _More, _More] = Field(
+        (3, 5, 5), description="Layers after each stage's stride-2 one."
+    )
     neck_channels: int = Field(gt=0, description="Channels of each of the three upsampled maps.")
 
     backbone_strides: ClassVar[tuple[int, ...]] = (2, 2, 2)
@@ -232,10 +237,10 @@ class SecondConfig(AnchorModelConfig):
 
     detector: Literal["second"] = Field("second", description="Which detector it is.")
     grid: VoxelGridConfig = VoxelGridConfig()
-    sparse_channels: tuple[int, int, int, int] = Field(description="Channels of the four sparse stages.")
+    sparse_channels: tuple[_Count, _Count, _Count, _Count] = Field(description="Channels of the four sparse stages.")
     folded_channels: int = Field(gt=0, description="Channels of each height of the last sparse layer.")
-    backbone_channels: tuple[int, int] = Field(description="Channels of the two BEV stages.")
-    backbone_layers: tuple[int, int] = Field((5, 5), description="Layers after each BEV stage's first one.")
+    backbone_channels: tuple[_Count, _Count] = Field(description="Channels of the two BEV stages.")
+    backbone_layers: tuple[_More, _More] = Field((5, 5), description="Layers after each BEV stage's first one.")
     neck_channels: int = Field(gt=0, description="Channels of each of the two upsampled maps.")
     anchor_range: tuple[float, float, float, float] | None = Field(
         default_factory=_edges,

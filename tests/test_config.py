@@ -28,6 +28,13 @@ SECOND = {
         ({"model": {**MODEL, "neck_channels": "wide"}}, "model.neck_channels: Input should be a valid integer"),
         ({"model": {**MODEL, "classes": [{"nam": "Car"}]}}, "model.classes.0.nam: unknown key; take it out"),
         ({}, "model: Field required"),
+        ({"model": {**MODEL, "backbone_channels": [8, 0, 32]}}, "backbone_channels.1: Input should be greater than 0"),
+        (
+            {"model": {**MODEL, "backbone_layers": [3, 5, -1]}},
+            "backbone_layers.2: Input should be greater than or equal",
+        ),
+        ({"model": {**SECOND, "sparse_channels": [0, 4, 8, 8]}}, "sparse_channels.0: Input should be greater than 0"),
+        ({"model": {**SECOND, "backbone_channels": [8, -1]}}, "backbone_channels.1: Input should be greater than 0"),
         ({"model": "pointpillars-4x"}, "model: expected names with values, 'detector' one of the names (got 'pointpil"),
         ({"model": {**SECOND, "detector": None}}, "model: expected names with values, 'detector' one of the names"),
         (
