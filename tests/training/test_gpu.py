@@ -30,6 +30,9 @@ pytestmark = [
 
 BOXES = np.array([[8.0, 1.0, -1.0, 3.9, 1.6, 1.56, 0.3], [14.0, -3.0, 0.2, 0.8, 0.6, 1.73, 0.0]], np.float32)
 """A car and a pedestrian."""
+GRADIENTS = {PointPillars: 1e-3, Second: 0.03}
+"""Most that a gradient may differ, as a part of it. Noise of 3e-6 in SECOND's weights moves one by 0.02 on a CPU: over
+its 12 sparse layers more, rounding switches a few ReLUs (0.008 in the first layer on an H100)."""
 NEARNESS = {PointPillars: 0.99, Second: 0.96}
 """Least cosine between gradients in mixed and full precision; SECOND's pass through 12 layers more (CPU: 0.978)."""
 
@@ -105,7 +108,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(model: Network, tiny_cloud: npt
     assert got_losses == pytest.approx(want_losses, rel=1e-4)
     assert got.keys() == want.keys()
     for name, gradient in want.items():
-        assert (got[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name
+        assert (got[name] - gradient).norm() <= GRADIENTS[type(model)] * gradient.norm() + 1e-6, name
 
 
 def test_mixed_precision_is_near_full_precision(model: Network, tiny_cloud: npt.NDArray[np.float32]) -> None:
