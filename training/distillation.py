@@ -71,6 +71,9 @@ MethodSettings = Annotated[
 ]
 """Settings of any method; their field ``method`` tells which."""
 
+EDGES = ("grid.x_min", "grid.x_max", "grid.y_min", "grid.y_max")
+"""Of the ground that anchors are spread over."""
+
 
 class DistillConfig(TrainConfig):
     """A training run beside a teacher."""
@@ -234,8 +237,7 @@ def load_teacher(path: Path, student: ModelConfig, *, asked: bool = True) -> Net
         EngineError: The teacher's weights cannot be read.
     """
     teacher, detector = load_model(path)
-    edges = ("grid.x_min", "grid.x_max", "grid.y_min", "grid.y_max")
-    anchors = ("anchor_range", *(() if student.anchor_range is None else edges)) if asked else ()
+    anchors = ("anchor_range", *(() if student.anchor_range is None else EDGES)) if asked else ()
     height = ("grid.height",) if isinstance(student, SecondConfig) else ()
     heights = ("grid.cell", *height, "grid.z_min", "grid.z_max")
     for name in ("detector", *heights, "classes", "direction_offset", *anchors):
@@ -243,8 +245,17 @@ def load_teacher(path: Path, student: ModelConfig, *, asked: bool = True) -> Net
         if theirs != ours:
             raise ConfigError(
                 f"teacher {path}: its {name} is {theirs}, the student's {ours}; "
-                "give the student the teacher's, or another teacher"
+                f"give the student the teacher's{_along(name, detector.model, student)}, or another teacher"
             )
     on_its_ground = build_network(detector.model.model_copy(update={"grid": student.grid}))
     on_its_ground.load_state_dict(teacher.state_dict())
     return on_its_ground.eval()
+
+
+def _along(name: str, teacher: ModelConfig, student: ModelConfig) -> str:
+    """Which edges of the student's grid have to change together with a field of spread anchors, in words."""
+    if name not in ("anchor_range", *EDGES) or teacher.anchor_range is None:
+        return ""
+    theirs, ours = (dict(zip(EDGES, attrgetter(*EDGES)(model), strict=True)) for model in (teacher, student))
+    wanted = [f"{edge} {theirs[edge]}" for edge in EDGES if edge != name and theirs[edge] != ours[edge]]
+    return f", together with {', '.join(wanted)}" if wanted else ""

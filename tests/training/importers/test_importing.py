@@ -394,8 +394,18 @@ def test_a_student_of_spread_anchors_takes_the_teachers_grid(tmp_path: Path) -> 
     imported = run_import(CASES["openpcdet"], tmp_path)
     data = imported.bundle.config.model.model_dump()
     for changes, text in (
-        ({"anchor_range": None}, "its anchor_range is (0.0, -2.56, 10.24, 2.56), the student's None"),
-        ({"grid": {**data["grid"], "x_max": 5.12}}, "its grid.x_max is 10.24, the student's 5.12"),
+        (
+            {"anchor_range": None},
+            "its anchor_range is (0.0, -2.56, 10.24, 2.56), the student's None; give the student the teacher's, or",
+        ),
+        (
+            {"grid": {**data["grid"], "x_max": 5.12}},
+            "its grid.x_max is 10.24, the student's 5.12; give the student the teacher's, or",
+        ),
+        (
+            {"grid": {**data["grid"], "x_max": 5.12, "y_min": -1.28}},
+            "the student's 5.12; give the student the teacher's, together with grid.y_min -2.56, or",
+        ),
     ):
         student = parse_config({"model": data | changes}, DetectorConfig, "student").model
         with pytest.raises(ConfigError) as error:
