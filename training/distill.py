@@ -13,7 +13,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pd_edge.config import GridConfig, ModelConfig, stage_strides
+from pd_edge.config import GridConfig, ModelConfig, PointPillarsConfig, stage_strides
+from pd_edge.errors import ConfigError
 from pd_edge.training.batches import Batch
 from pd_edge.training.local_graph import GraphConv, Group, find_neighbours, graph_difference
 from pd_edge.training.method import Lesson, Method, MethodConfig
@@ -34,7 +35,7 @@ class PointDistillerConfig(MethodConfig):
     mode: Literal["paper", "released-code"] = Field(
         "paper",
         description="paper: chosen and weighted per frame. released-code: 6000 pillars per six frames, over the batch, "
-        "weighted by softmax(min(points, 32) / 0.01), whatever else is left at its default.",
+        "weighted by softmax(min(points, 32) / 0.01), whatever else is left at its default; of PointPillars alone.",
     )
     parts: Literal["full", "local", "reweighting"] = Field(
         "full",
@@ -278,10 +279,19 @@ def diagnose(choices: Sequence[Choice], distance: Tensor) -> Diagnostics:
 
 
 class PointDistiller(Method):
-    """PointDistiller on a detector's pillar features, or on the maps of its backbone (the sum over the stages)."""
+    """PointDistiller on a detector's pillar features, or on the maps of its backbone (the sum over the stages).
+
+    Raises:
+        ConfigError: What is to be compared is not what the detector has.
+    """
 
     def __init__(self, config: PointDistillerConfig, teacher: ModelConfig, student: ModelConfig) -> None:
         super().__init__()
+        if config.mode == "released-code" and not isinstance(student, PointPillarsConfig):
+            raise ConfigError(
+                "mode 'released-code' compares pillars by their points, which PointPillars alone has, not "
+                f"{student.detector}; use mode 'paper' with where: stages"
+            )
         self._grid, self._on_maps = student.grid, config.where == "stages"
         self._cells = [stride * student.grid.cell for stride in stage_strides(student)]
         if self._on_maps:

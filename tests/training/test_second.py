@@ -168,6 +168,10 @@ def test_pointdistiller_compares_both_stages_with_weights_that_act(
     ("method", "message"),
     [
         ({"method": "pointdistiller"}, "second has no pillars to compare.*where: stages"),
+        (
+            {"method": "pointdistiller", "mode": "released-code"},
+            "mode 'released-code' .* PointPillars alone has, not second; use mode 'paper' with where: stages",
+        ),
         ({"method": "fitnets", "layer": "stage3"}, "stage3: second has 2 stages; name stage1, stage2 or neck"),
         ({"method": "crd", "layer": "pillars"}, "second has no pillars"),
     ],
