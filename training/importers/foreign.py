@@ -5,6 +5,7 @@ refused by its own name: a centre head, a fourth stage, another stride.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ConfigDict
@@ -102,6 +103,28 @@ OVERWRITTEN = (7, 8, 9, 3, 4, 5, 6, 7, 8, 9)
 """Absolute coordinates overwritten with the offset to the centre, which so comes twice."""
 ABSOLUTE_FLAT, OVERWRITTEN_FLAT = (0, 1, 2, 3, 4, 5, 6, 7, 8), (7, 8, 2, 3, 4, 5, 6, 7, 8)
 """The same with an offset to the centre in x and y alone."""
+
+
+def check_network(data: Mapping[str, Any], place: str, expected: str, source: str) -> None:
+    """Refuses another network by its name, before each of its values is one more error.
+
+    Args:
+        data: A foreign configuration, unchecked.
+        place: Where it names the network, with dots between; where nothing is there, nothing is refused.
+        expected: The name of PointPillars.
+        source: Where the configuration was read, for the error.
+
+    Raises:
+        ConfigError: The name is another.
+    """
+    found: Any = data
+    for key in place.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    if isinstance(found, str) and found != expected:
+        raise ConfigError(
+            f"{source}: {place} is {found!r}, expected {expected!r}; only checkpoints of PointPillars can be imported, "
+            "not those of SECOND or of other networks"
+        )
 
 
 def model_config(described: Described, channels: dict[str, Any]) -> PointPillarsConfig:

@@ -29,6 +29,7 @@ from pd_edge.training.importers.foreign import (
     AnchorClass,
     Described,
     Names,
+    check_network,
 )
 from pd_edge.training.importers.mmdet3d_config import KITTI, AnchorGenerator, Head, MmdetConfig, VoxelLayer
 from pd_edge.training.importers.python_config import parse_python_config, read_python_config
@@ -65,6 +66,8 @@ def describe(checkpoint: ForeignCheckpoint, config: Path | None) -> tuple[Descri
         data = parse_python_config(inside, source)
     else:
         data, source = KITTI, "mmdetection3d's KITTI configuration of PointPillars for three classes"
+    # The model's own type is VoxelNet for SECOND too.
+    check_network(data, "model.middle_encoder.type", "PointPillarsScatter", source)
     return _describe(parse_config(data, MmdetConfig, source), checkpoint, source), NAMES
 
 

@@ -29,6 +29,7 @@ from pd_edge.training.importers.foreign import (
     Names,
     PointRange,
     Vector,
+    check_network,
 )
 
 NAMES = Names(
@@ -263,6 +264,7 @@ def _describe(found: PcdetConfig, source: str) -> Described:
 def _read(path: Path) -> dict[str, Any]:
     """The YAML file, its ``DATA_CONFIG`` completed from the one it is based on, where that file can be found."""
     data = read_yaml(path)
+    check_network(data, "MODEL.NAME", "PointPillar", str(path))
     section = data.get("DATA_CONFIG")
     if not isinstance(section, dict) or BASE not in section:
         return data

@@ -319,6 +319,31 @@ def test_what_cannot_be_expressed_is_refused_by_name(
 @pytest.mark.parametrize(
     ("name", "changes", "text"),
     [
+        (
+            "openpcdet",
+            {"MODEL.NAME": "SECONDNet", "MODEL.VFE.NAME": "MeanVFE", "DATA_CONFIG": {"_BASE_CONFIG_": "none.yaml"}},
+            "MODEL.NAME is 'SECONDNet', expected 'PointPillar'",
+        ),
+        (
+            "mmdet3d",
+            {"model.voxel_encoder": {"type": "HardSimpleVFE"}, "model.middle_encoder": {"type": "SparseEncoder"}},
+            "model.middle_encoder.type is 'SparseEncoder', expected 'PointPillarsScatter'",
+        ),
+    ],
+)
+def test_of_second_there_is_one_error(name: str, changes: dict[str, Any], text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        run_import(CASES[name], tmp_path, changes=changes)
+    message = str(error.value)
+    assert message.endswith(
+        f": {text}; only checkpoints of PointPillars can be imported, not those of SECOND or of other networks"
+    )
+    assert not (tmp_path / "teacher").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
         ("openpcdet", {"MODEL.VFE.USE_ABSLOTE_XYZ": False}, "has shape (6, 10), but"),
         ("openpcdet", {"MODEL.BACKBONE_2D.USE_CONV_FOR_NO_STRIDE": True}, "neck.upsamplings.0.conv.weight has shape"),
     ],
