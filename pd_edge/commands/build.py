@@ -72,9 +72,12 @@ def build(
 
     An engine of the same file, runtime, version and flags that is already there is kept.
 
+    SECOND is built for openvino and onnxruntime, not for TensorRT: its sparse layers have code for the CPU alone.
+
     \b
     Examples:
       pd-edge build pointpillars-4x --out built/4x-openvino
+      pd-edge build second-4x --out built/second-4x
       pd-edge build 4x-int8.onnx --runtime onnxruntime --out built/4x-int8 --data data/kitti/object --split val
       pd-edge build 4x-dense.onnx --runtime tensorrt-rtx --target sm89 --out built/4x-rtx
       pd-edge build 4x-plugin.onnx --runtime tensorrt --target orin --plugin libpd_edge_plugins.so --out built/4x

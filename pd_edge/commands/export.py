@@ -41,7 +41,7 @@ def export(
         Form,
         typer.Option(
             help="plugin: points to heads with our TensorRT operators; plain: the same in standard operators; "
-            "dense: canvas to heads."
+            "dense: canvas to heads, the only form of SECOND."
         ),
     ] = Form.plain,
     precision: Annotated[Precision, typer.Option(help="Precision that is written into the file.")] = Precision.fp32,
@@ -65,11 +65,15 @@ def export(
     differ: OUT-int8-trt.onnx (symmetric INT8, the rest float16) for TensorRT and OUT-int8-cpu.onnx (UINT8 maps, the
     rest float32) for OpenVINO and ONNX Runtime. Needs the extra train.
 
+    Of SECOND the BEV part is written, in form dense alone. The file carries the weights of its sparse layers, which are
+    computed in C++ on the CPU.
+
     \b
     Examples:
       pd-edge export pointpillars-4x pointpillars-4x.onnx --form plugin --precision fp16
       pd-edge export runs/4x dense.onnx --form dense --precision int8 --data data/kitti/object
       pd-edge export pointpillars-4x all.onnx --precision int8 --float head
+      pd-edge export second-4x second-4x.onnx --form dense
     """
     from pd_edge.engines.onnx_file import export_onnx
     from pd_edge.engines.quantize import FLOAT_LAYERS
