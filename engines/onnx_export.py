@@ -59,7 +59,8 @@ def export_bundle(
         model: The trained network; it is not changed.
         config: The detector's configuration; ``config.model`` must be the network's.
         folder: The model folder; its name becomes the model's.
-        weights: Precision in which the convolution weights are stored. The network computes in float32 either way.
+        weights: Precision in which the convolution weights are stored, sparse layers left out, which stay float32. The
+            network computes in float32 either way.
         results: Measured figures by name, for ``results.json``.
 
     Returns:
@@ -173,7 +174,7 @@ def _check_parity(model: Network, bundle: Bundle) -> None:
 
 
 def _convolutions(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """The weights of the convolutions, by name: nearly all of a network's size."""
+    """The weights of the convolutions over maps, by name: most of a network's size, without any sparse layers."""
     return [(name, each) for name, each in model.named_parameters() if each.ndim == 4]
 
 

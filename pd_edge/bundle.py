@@ -52,9 +52,13 @@ class Manifest(Config):
     format: Literal[1] = Field(1, description="Version of the folder's layout.")
     name: str = Field(min_length=1, description="Name of the model.")
     model: ModelConfig = Field(description="The network and grid that the weights were trained for.")
-    weights: Literal["fp32", "fp16"] = Field(description="Precision in which the convolution weights are stored.")
+    weights: Literal["fp32", "fp16"] = Field(
+        description="Precision in which the convolution weights are stored; SECOND's sparse layers are fp32 either way."
+    )
     parameters: int = Field(gt=0, description="Trained parameters.")
-    multiply_adds: int = Field(gt=0, description="Multiply-adds of the dense part for one frame.")
+    multiply_adds: int = Field(
+        gt=0, description="Multiply-adds of the dense part for one frame; SECOND's sparse layers come on top."
+    )
     made_with: dict[str, str] = Field(description="Package versions at export.")
     files: dict[str, FileEntry] = Field(description="The weight files.")
 

@@ -32,6 +32,11 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 VAL_SET = Path(__file__).resolve().parent / "sim" / "val_set.yaml"
 TITLES = {"pointpillars": "PointPillars", "second": "SECOND"}
 """The detectors' names as their papers have them."""
+SPARSE = (
+    " Multiply-adds and precision are those of the BEV part: the sparse layers come on top, with multiply-adds that "
+    "depend on the cloud and weights stored as fp32."
+)
+"""What the figures of a detector with sparse layers leave out."""
 RESAMPLES = 1000
 Licence = Literal["Apache-2.0", "CC-BY-NC-SA-3.0", "of its data"]
 TERMS: dict[Licence, str] = {
@@ -269,7 +274,7 @@ def markdown(
     what = (
         f"{TITLES[manifest.model.detector]} for {', '.join(each.name for each in manifest.model.classes)}: "
         f"{manifest.parameters / 1e6:.2f} M parameters, {manifest.multiply_adds / 1e9:.1f} G multiply-adds a frame, "
-        f"convolution weights stored as {manifest.weights}."
+        f"convolution weights stored as {manifest.weights}.{SPARSE if manifest.model.detector == 'second' else ''}"
     )
     papers = (
         f"Every sample is augmented; all settings stand in `{RUN_CONFIG}` beside this card, versions and machine in "

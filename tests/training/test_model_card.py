@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the train extra")
 
 from pd_edge.batch import BatchResult, Failure
-from pd_edge.bundle import Bundle, summarize
+from pd_edge.bundle import SHIPPED, Bundle, read_manifest, shipped_models, summarize
 from pd_edge.cli import main
 from pd_edge.clouds import write_cloud
 from pd_edge.config import dump_config, load_config
@@ -31,11 +31,12 @@ from pd_edge.training.model_card import (
     Measured,
     comparison,
     licence_of,
+    markdown,
     measured,
     write_model_card,
 )
 from pd_edge.training.pointpillars import student_16x_config
-from pd_edge.training.provenance import Provenance, provenance, write_provenance
+from pd_edge.training.provenance import Provenance, Seen, provenance, write_provenance
 from pd_edge.training.sim.scene import SimulateConfig
 from pd_edge.training.simulate import GENERATOR_VERSION, RECIPE, Recipe
 
@@ -228,6 +229,14 @@ def test_a_configuration_of_the_package_is_named_where_it_is_the_run_s(
     assert f"pd-edge {command} training/configs/{name}.yaml" in card_of(Bundle.load(folder), run)[0]
     dump_config(config.model_copy(update={"seed": 5}), run / "train.yaml")
     assert f"pd-edge {command} models/{name}/train.yaml" in card_of(Bundle.load(folder), run)[0]
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_cards_that_come_along_tell_sizes_as_the_code_does(name: str, tmp_path: Path) -> None:
+    config = config_of(simulated_source(tmp_path / "sim"))
+    written = markdown(read_manifest(SHIPPED / name), config, Seen(1200, 1), []).splitlines()[2]
+    assert (SHIPPED / name / "MODEL_CARD.md").read_text(encoding="utf-8").splitlines()[2] == written
+    assert ("those of the BEV part: the sparse layers come on top" in written) == name.startswith("second")
 
 
 def test_a_model_folder_says_where_it_came_from_and_not_where_data_lay(model: Bundle, tmp_path: Path) -> None:
