@@ -19,6 +19,7 @@ from pd_edge.bundle import Bundle
 from pd_edge.config import DetectorConfig, SecondConfig, VoxelGridConfig
 from pd_edge.decode import Heads, decode
 from pd_edge.engine_folder import EngineFolder
+from pd_edge.engine_manifest import RuntimeName
 from pd_edge.engines.build import BuildOptions, build_engine
 from pd_edge.engines.onnx_export import export_bundle
 from pd_edge.engines.onnx_file import export_onnx
@@ -153,9 +154,10 @@ def test_forms_that_take_points_are_refused(form: str, network: Second, tmp_path
         export_onnx(network, DetectorConfig(model=MODEL), tmp_path / "s.onnx", form, "fp32")  # type: ignore[arg-type]
 
 
-def test_a_gpu_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="sparse layers have code for the CPU alone; build it for openvino"):
-        build_engine(bundle.folder, tmp_path / "engine", BuildOptions("tensorrt"))
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+def test_a_gpu_is_refused(runtime: RuntimeName, bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=f": {runtime} .* code for the CPU alone; build it for openvino"):
+        build_engine(bundle.folder, tmp_path / "engine", BuildOptions(runtime))
 
 
 def test_weights_of_another_encoder_are_refused(bundle: Bundle, tiny_bundle: Bundle, tmp_path: Path) -> None:

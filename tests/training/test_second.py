@@ -259,7 +259,7 @@ def test_a_student_starts_from_the_channels_it_keeps(tiny_cloud: npt.NDArray[np.
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_the_table_of_networks_knows_both() -> None:
+def test_a_configuration_of_second_builds_its_network() -> None:
     assert isinstance(build_network(STUDENT), Second)
 
 
