@@ -29,8 +29,11 @@ TIE = 1e-9
 class FrameTargets(NamedTuple):
     """What one frame's anchors should learn; anchors in neither index list are background.
 
+    Anchors are counted flat over the (H, W, A) of :func:`pd_edge.decode.anchors`: H and W are those of the head's maps,
+    ny/2 and nx/2 of PointPillars, ny/8 and nx/8 of SECOND; A is two yaws of each class.
+
     Attributes:
-        positives: (N,) int64, anchors that learn an object, flat over (ny/2, nx/2, A), ascending.
+        positives: (N,) int64, anchors that learn an object, ascending.
         labels: (N,) int64, their classes.
         residuals: (N, 7) float32, their objects' boxes, encoded; the yaw's in radians, unwrapped.
         directions: (N,) int64, direction bin of their objects' yaw.
@@ -45,7 +48,7 @@ class FrameTargets(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """:class:`FrameTargets` of a batch as tensors, anchors flat over (B, ny/2, nx/2, A)."""
+    """:class:`FrameTargets` of a batch as tensors, anchors counted flat over (B, H, W, A)."""
 
     positives: Tensor
     labels: Tensor
@@ -88,6 +91,9 @@ class TargetAssigner:
     it overlaps most; under ``negative`` it is background; in between it is ignored. Each object's best anchors (all
     that tie) learn it whatever their overlap, if there is any; where two objects claim one anchor so, the one it
     overlaps more has it.
+
+    Deviation: mmdetection3d has an object's best anchors learn it only if they overlap it by ``min_pos_iou``, which its
+    KITTI configurations set to ``negative``; here any overlap is enough, as in OpenPCDet.
     """
 
     def __init__(self, model: ModelConfig, thresholds: Mapping[str, Thresholds]) -> None:
