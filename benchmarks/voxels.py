@@ -2,7 +2,7 @@
 
 The clouds have to be cut to the camera's field of view, as KITTI's ``velodyne_reduced`` are; without any, real frames
 of data/kitti stand in where they are, else a simple synthetic scan. Prints the least and the median of many runs, and
-the sites and pairs of each layer.
+the sites and pairs of each layer. Weights are a network's initial ones, which needs the extra train.
 """
 
 import argparse
@@ -18,19 +18,14 @@ from pillars import milliseconds, scan
 from pd_edge.clouds import read_cloud
 from pd_edge.config import SecondConfig
 from pd_edge.sparse import sparse_rules, sparse_sites
-from pd_edge.voxels import VoxelEncoder, VoxelNet, grid_sizes, sparse_layers, voxelize
+from pd_edge.training.second import student_4x_config, student_16x_config, teacher_config
+from pd_edge.training.voxel_encoder import SparseEncoder
+from pd_edge.voxels import VoxelEncoder, grid_sizes, sparse_layers, voxelize
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 FRAMES = Path("data/kitti/object/training/velodyne_reduced")
-MODELS = {
-    name: SecondConfig(sparse_channels=sparse, folded_channels=folded, backbone_channels=(1, 1), neck_channels=1)
-    for name, sparse, folded in (
-        ("teacher", (16, 32, 64, 64), 128),
-        ("4x", (8, 16, 32, 32), 64),
-        ("16x", (4, 8, 16, 16), 32),
-    )
-}
+SIZES = {"teacher": teacher_config(), "4x": student_4x_config(), "16x": student_16x_config()}
 
 
 class Timing(NamedTuple):
@@ -38,18 +33,6 @@ class Timing(NamedTuple):
 
     total: Floats
     steps: Floats
-
-
-def random_net(model: SecondConfig, rng: np.random.Generator) -> VoxelNet:
-    """Weights that keep values about as large from layer to layer."""
-    layers = sparse_layers(model)
-    weights = [
-        rng.normal(0, (9 * each.inputs) ** -0.5, (np.prod(each.kernel), each.inputs, each.outputs)) for each in layers
-    ]
-    return VoxelNet(
-        tuple(weight.astype(np.float32) for weight in weights),
-        tuple(rng.normal(0, 0.1, layer.outputs).astype(np.float32) for layer in layers),
-    )
 
 
 def time_encoder(encoder: VoxelEncoder, points: Floats, repeats: int) -> Timing:
@@ -94,14 +77,14 @@ def main() -> None:
     for name, points in clouds(arguments.clouds).items():
         print(f"{name}: {len(points)} points")
         print(f"{'':20}  least  median ms   least: voxelize  rules  convolve  fold")
-        for size, model in MODELS.items():
+        for size, model in SIZES.items():
             for threads in (1, 2):
-                encoder = VoxelEncoder(model, random_net(model, np.random.default_rng(0)), threads=threads)
+                encoder = VoxelEncoder(model, SparseEncoder(model).fold(), threads=threads)
                 total, steps = time_encoder(encoder, points, arguments.repeats)
                 shares = "".join(f"{step:9.2f}" for step in steps.min(axis=0))
                 print(f"  {size:8}{threads} threads {total.min():7.2f} {np.median(total):7.2f}   {shares}")
         print("  layer                       sites    pairs   MFLOP (4x)")
-        print(*layer_lines(points, MODELS["4x"]), sep="\n")
+        print(*layer_lines(points, SIZES["4x"]), sep="\n")
 
 
 if __name__ == "__main__":

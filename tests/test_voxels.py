@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pd_edge.config import SecondConfig, VoxelGridConfig
+from pd_edge.config import SecondConfig, VoxelGridConfig, read_yaml
 from pd_edge.errors import ConfigError, DataError, EngineError
 from pd_edge.native import _voxels
 from pd_edge.pillars import Layout
@@ -36,9 +36,16 @@ SMALL = VoxelGridConfig(x_max=3.2, y_min=-0.8, y_max=1.6)
 TALLEST = VoxelGridConfig(x_min=-5.0, x_max=-3.4, y_min=4, y_max=5.6, z_min=-0.7, z_max=5.5, cell=0.1)
 LOWEST = VoxelGridConfig(x_min=100, x_max=104.8, y_min=-2.4, y_max=2.4, z_min=0, z_max=6, cell=0.3, height=0.25)
 GRIDS = (KITTI, SMALL, TALLEST, LOWEST)
-TEACHER: Channels = ((16, 32, 64, 64), 128)
-STUDENT_4X: Channels = ((8, 16, 32, 32), 64)
-STUDENT_16X: Channels = ((4, 8, 16, 16), 32)
+CONFIGS = Path(__file__).resolve().parents[1] / "training" / "configs"
+
+
+def channels_of(name: str) -> Channels:
+    """Sparse and folded channels of a training configuration, read without torch."""
+    model = read_yaml(CONFIGS / f"{name}.yaml")["model"]
+    return tuple(model["sparse_channels"]), model["folded_channels"]
+
+
+TEACHER, STUDENT_4X, STUDENT_16X = (channels_of(f"second-{size}") for size in ("teacher", "4x", "16x"))
 ODD: Channels = ((3, 17, 35, 50), 7)
 
 
