@@ -10,7 +10,7 @@ def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     *,
     frames: Annotated[int, typer.Option(min=1, help="Number of frames.")],
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes on one machine.")] = 0,
     drive: Annotated[
         bool, typer.Option("--drive", help="A raw drive with moving objects instead of a KITTI object folder.")
     ] = False,

@@ -1,14 +1,25 @@
-"""A scene and a teacher for runs that are short."""
+"""A scene and teachers for runs that are short."""
 
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pd_edge.config import DetectorConfig, dump_config
+from pd_edge.config import DetectorConfig, SecondConfig, VoxelGridConfig, dump_config
 from pd_edge.training.checkpoint import save_tensors
 from pd_edge.training.network import Network
 from pd_edge.training.scene import Scene
+
+SECOND = SecondConfig(
+    grid=VoxelGridConfig(x_max=12.8, y_min=-3.2, y_max=3.2),
+    sparse_channels=(8, 8, 16, 16),
+    folded_channels=16,
+    backbone_channels=(16, 32),
+    backbone_layers=(1, 1),
+    neck_channels=16,
+    anchor_range=(0, -3.2, 12.8, 3.2),
+)
+"""A small SECOND of all its stages."""
 
 
 class OneScene:

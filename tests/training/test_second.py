@@ -14,7 +14,6 @@ from pd_edge.config import (
     DetectorConfig,
     PointPillarsConfig,
     SecondConfig,
-    VoxelGridConfig,
     dump_config,
     load_config,
     stage_strides,
@@ -30,19 +29,11 @@ from pd_edge.training.rivals.guided_init import GuidedInit, GuidedInitConfig
 from pd_edge.training.second import Second, student_4x_config, student_16x_config, teacher_config
 from pd_edge.training.study import StudyConfig, cells
 
+from .teaching import SECOND as TEACHER
 from .teaching import OneScene, write_teacher
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
-GRID = VoxelGridConfig(x_max=12.8, y_min=-3.2, y_max=3.2)
-TEACHER = SecondConfig(
-    grid=GRID,
-    sparse_channels=(8, 8, 16, 16),
-    folded_channels=16,
-    backbone_channels=(16, 32),
-    backbone_layers=(1, 1),
-    neck_channels=16,
-    anchor_range=(0, -3.2, 12.8, 3.2),
-)
+GRID = TEACHER.grid
 STUDENT = TEACHER.model_copy(
     update={
         "sparse_channels": (4, 4, 8, 8),
